@@ -1,0 +1,8 @@
+import ArgumentParser
+
+@main
+struct SwiftRestore: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "swift-restore",
+    abstract: "Checkpoint a Linux process tree to image files, and bring it back.")
+}
