@@ -1,0 +1,80 @@
+/// `/proc/PID/stat` (man 5 proc_pid_stat).
+public struct ProcStat: Equatable, Sendable {
+  public var pid: Int32 = 0
+  public var comm: [UInt8] = []
+  /// R running, S sleeping, D disk sleep, Z zombie, T stopped, t tracing stop, X dead, I idle.
+  public var state: UInt8 = 0
+  public var ppid: Int32 = 0
+  public var pgrp: Int32 = 0
+  public var session: Int32 = 0
+  public var ttyNumber: UInt32 = 0
+  public var flags: UInt32 = 0
+  public var threadCount: Int = 0
+  public var startTime: UInt64 = 0
+  public var startCode: UInt64 = 0
+  public var endCode: UInt64 = 0
+  public var startStack: UInt64 = 0
+  public var exitSignal: Int32 = 0
+  public var startData: UInt64 = 0
+  public var endData: UInt64 = 0
+  public var startBrk: UInt64 = 0
+  public var argStart: UInt64 = 0
+  public var argEnd: UInt64 = 0
+  public var envStart: UInt64 = 0
+  public var envEnd: UInt64 = 0
+  /// The wait status of a zombie: as `wait4` reports it.
+  public var exitCode: Int32 = 0
+
+  /// PF_KTHREAD of include/linux/sched.h.
+  public var isKernelThread: Bool { flags & 0x0020_0000 != 0 }
+
+  /// `nil` if the text is not what the kernel writes.
+  public init?(_ text: UnsafeRawBufferPointer) {
+    // comm may hold anything, ")" and spaces too: it ends at the last ")".
+    guard let open = text.firstIndex(of: UInt8(ascii: "(")),
+      let close = text.lastIndex(of: UInt8(ascii: ")")), open < close
+    else { return nil }
+    var head = ByteCursor(text)
+    pid = Int32(truncatingIfNeeded: head.decimal())
+    comm = [UInt8](text[(open + 1)..<close])
+    var c = ByteCursor(UnsafeRawBufferPointer(rebasing: text[(close + 1)...]))
+    c.skipBlanks()
+    guard let letter = c.peek else { return nil }
+    state = letter
+    c.skip()
+    var field = 4
+    while !c.atEnd {
+      c.skipBlanks()
+      let signed = c.peek == UInt8(ascii: "-")
+      let value = signed ? UInt64(bitPattern: c.decimal()) : c.unsigned()
+      let small = Int32(truncatingIfNeeded: value)
+      switch field {
+      case 4: ppid = small
+      case 5: pgrp = small
+      case 6: session = small
+      case 7: ttyNumber = UInt32(truncatingIfNeeded: value)
+      case 9: flags = UInt32(truncatingIfNeeded: value)
+      case 20: threadCount = Int(truncatingIfNeeded: value)
+      case 22: startTime = value
+      case 26: startCode = value
+      case 27: endCode = value
+      case 28: startStack = value
+      case 38: exitSignal = small
+      case 45: startData = value
+      case 46: endData = value
+      case 47: startBrk = value
+      case 48: argStart = value
+      case 49: argEnd = value
+      case 50: envStart = value
+      case 51: envEnd = value
+      case 52: exitCode = small
+      default: break
+      }
+      if field == 52 { break }
+      field += 1
+      // A field that is not a number would hold the cursor here for ever.
+      if let next = c.peek, next != 0x20 { c.skip() }
+    }
+    guard field >= 52 else { return nil }
+  }
+}

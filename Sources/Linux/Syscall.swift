@@ -1,0 +1,125 @@
+public import CLinux
+import Glibc
+public import SystemPackage
+
+/// A raw system call: the kernel's result, or its errno (man 2 syscall).
+@inlinable
+@discardableResult
+public func syscall(
+  _ number: Int32, _ a: Int = 0, _ b: Int = 0, _ c: Int = 0, _ d: Int = 0, _ e: Int = 0, _ f: Int = 0
+) throws(Errno) -> Int {
+  let result = cl_syscall(Int(number), a, b, c, d, e, f)
+  if result < 0 && result >= -4095 { throw Errno(rawValue: Int32(-result)) }
+  return result
+}
+
+/// A system call whose argument `c` is a path.
+@inlinable
+@discardableResult
+public func syscall(
+  _ number: Int32, _ a: Int, path: String, _ c: Int = 0, _ d: Int = 0, _ e: Int = 0
+) throws(Errno) -> Int {
+  let result = path.withCString { cl_syscall(Int(number), a, Int(bitPattern: $0), c, d, e, 0) }
+  if result < 0 && result >= -4095 { throw Errno(rawValue: Int32(-result)) }
+  return result
+}
+
+/// The number of bytes in a page.
+public let pageSize = 4096
+
+@inlinable public func pageAlignUp(_ n: UInt64) -> UInt64 { (n + 4095) & ~4095 }
+
+/// A descriptor of this process that closes when its owner lets go of it.
+public struct Descriptor: ~Copyable, Sendable {
+  public let rawValue: Int32
+
+  public init(_ rawValue: Int32) { self.rawValue = rawValue }
+
+  deinit { _ = cl_syscall(Int(__NR_close), Int(rawValue), 0, 0, 0, 0, 0) }
+
+  /// The bare number, for which the caller is responsible from now on.
+  public consuming func release() -> Int32 {
+    let fd = rawValue
+    discard self
+    return fd
+  }
+
+  /// Opens a path below a directory (man 2 openat). `O_CLOEXEC` is added.
+  public static func open(
+    at directory: Int32 = AT_FDCWD, _ path: String, _ flags: Int32 = O_RDONLY, mode: UInt32 = 0
+  ) throws(Errno) -> Descriptor {
+    Descriptor(
+      Int32(try syscall(__NR_openat, Int(directory), path: path, Int(flags | O_CLOEXEC), Int(mode))))
+  }
+}
+
+/// A pidfd (man 2 pidfd_open).
+public func pidfdOpen(_ pid: Int32) throws(Errno) -> Descriptor {
+  Descriptor(Int32(try syscall(__NR_pidfd_open, Int(pid), 0)))
+}
+
+/// A duplicate of a task's descriptor (man 2 pidfd_getfd); close-on-exec here.
+public func pidfdGetfd(_ pidfd: Int32, _ fd: Int32) throws(Errno) -> Descriptor {
+  Descriptor(Int32(try syscall(__NR_pidfd_getfd, Int(pidfd), Int(fd), 0)))
+}
+
+/// What `kcmp` can compare (man 2 kcmp).
+public enum KernelObject: Int32, Sendable {
+  case file = 0, vm = 1, files = 2, fs = 3, sighand = 4
+}
+
+/// Orders two kernel objects: 0 equal, negative or positive otherwise (man 2 kcmp).
+public func kcmp(
+  _ pid1: Int32, _ pid2: Int32, _ kind: KernelObject, _ a: Int = 0, _ b: Int = 0
+) throws(Errno) -> Int {
+  let order = try syscall(__NR_kcmp, Int(pid1), Int(pid2), Int(kind.rawValue), a, b)
+  switch order {
+  case 0: return 0
+  case 1: return -1
+  default: return 1
+  }
+}
+
+/// Nanoseconds of a clock (man 2 clock_gettime).
+public func nanoseconds(_ clock: clockid_t = CLOCK_MONOTONIC) -> UInt64 {
+  var t = timespec()
+  clock_gettime(clock, &t)
+  return UInt64(t.tv_sec) * 1_000_000_000 + UInt64(t.tv_nsec)
+}
+
+/// The target of a symbolic link, as bytes: paths need not be UTF-8 (man 2 readlinkat).
+public func readlink(at directory: Int32 = AT_FDCWD, _ path: String) throws(Errno) -> [UInt8] {
+  var failure: Errno?
+  let bytes = path.withCString { name in
+    [UInt8](unsafeUninitializedCapacity: 4200) { buffer, count in
+      // The kernel's own magic links can be longer than PATH_MAX by " (deleted)".
+      let n = cl_syscall(
+        Int(__NR_readlinkat), Int(directory), Int(bitPattern: name),
+        Int(bitPattern: buffer.baseAddress), buffer.count, 0, 0)
+      if n < 0 { failure = Errno(rawValue: Int32(-n)) } else { count = n }
+    }
+  }
+  if let failure { throw failure }
+  return bytes
+}
+
+/// A path's metadata; an empty path means the descriptor itself (man 2 fstatat).
+public func fstat(at directory: Int32, _ path: String = "", followLinks: Bool = true) throws(Errno)
+  -> stat
+{
+  var st = stat()
+  let flags = (path.isEmpty ? AT_EMPTY_PATH : 0) | (followLinks ? 0 : AT_SYMLINK_NOFOLLOW)
+  let result = withUnsafeMutablePointer(to: &st) { st in
+    path.withCString {
+      cl_syscall(
+        Int(__NR_newfstatat), Int(directory), Int(bitPattern: $0), Int(bitPattern: st), Int(flags), 0, 0)
+    }
+  }
+  if result < 0 { throw Errno(rawValue: Int32(-result)) }
+  return st
+}
+
+extension [UInt8] {
+  /// The bytes as text for messages; what is not UTF-8 is replaced.
+  public var text: String { String(decoding: self, as: UTF8.self) }
+}
