@@ -67,7 +67,7 @@ let package = Package(
       name: "CheckpointTests", dependencies: ["Checkpoint", "Linux"], swiftSettings: strict),
     .testTarget(name: "LinuxTests", dependencies: ["Linux"], swiftSettings: strict),
     .testTarget(
-      name: "TraceeTests", dependencies: ["Tracee", "Linux"], swiftSettings: strict),
+      name: "TraceeTests", dependencies: ["Tracee", "Linux", "CLinux", system], swiftSettings: strict),
     .testTarget(
       name: "LiveTests", dependencies: ["Linux", "CLinux", system], exclude: ["Programs"],
       swiftSettings: strict),

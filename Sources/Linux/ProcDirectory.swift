@@ -70,8 +70,11 @@ public struct ProcDirectory: ~Copyable {
       while offset < n {
         // struct linux_dirent64: u64 ino, s64 off, u16 reclen, u8 type, char name[]
         let length = Int(buffer.storage.loadUnaligned(fromByteOffset: offset + 16, as: UInt16.self))
-        var cursor = ByteCursor(UnsafeRawBufferPointer(rebasing: buffer.storage[(offset + 19)..<(offset + length)]))
-        if let c = cursor.peek, c >= 0x30, c <= 0x39 { numbers.append(Int32(truncatingIfNeeded: cursor.decimal())) }
+        var cursor = ByteCursor(
+          UnsafeRawBufferPointer(rebasing: buffer.storage[(offset + 19)..<(offset + length)]))
+        if let c = cursor.peek, c >= 0x30, c <= 0x39 {
+          numbers.append(Int32(truncatingIfNeeded: cursor.decimal()))
+        }
         offset += length
       }
     }

@@ -65,7 +65,11 @@ public func pidfdGetfd(_ pidfd: Int32, _ fd: Int32) throws(Errno) -> Descriptor 
 
 /// What `kcmp` can compare (man 2 kcmp).
 public enum KernelObject: Int32, Sendable {
-  case file = 0, vm = 1, files = 2, fs = 3, sighand = 4
+  case file = 0
+  case vm = 1
+  case files = 2
+  case fs = 3
+  case sighand = 4
 }
 
 /// Orders two kernel objects: 0 equal, negative or positive otherwise (man 2 kcmp).

@@ -8,6 +8,8 @@
 #include <linux/futex.h>
 #include <linux/ptrace.h>
 #include <linux/sched.h>
+#include <elf.h>
+#include <sys/auxv.h>
 #include <sys/user.h>
 
 // Behind _GNU_SOURCE in glibc, which Swift's Glibc module does not set for the headers that both include.
@@ -117,6 +119,9 @@ struct executor_slot {
 	uint32_t reserved;
 	struct syscall_record cleanup[EXECUTOR_CLEANUP_RECORDS]; // 48  run before going home
 	uint8_t home_code[EXECUTOR_HOME_BYTES];                  // 304
+	uint64_t robust_previous;                                // 560  a tracer address, for unlinking
+	uint64_t home_signal_mask;                               // 568  the thread's own mask
+	uint64_t heirs[2];                              // 576  slots that learn of the tracer's death from this one
 };
 
 _Static_assert(offsetof(struct executor_slot, life) == 8, "executor.S");

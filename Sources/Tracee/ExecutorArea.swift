@@ -1,0 +1,101 @@
+import CLinux
+import Glibc
+public import Linux
+public import SystemPackage
+
+/// The memory that executors and the tracer share: the executor's code and the counter of ended programs in the first
+/// page, then a slot for each thread.
+///
+/// A dump maps one area in each process. A restore maps one area in the root, which all tasks inherit.
+public final class ExecutorArea {
+  private let local: UnsafeMutableRawPointer
+  public let size: Int
+  /// Where the tasks see it.
+  public let address: UInt64
+  public let slots: [Slot]
+  private let deadManSwitch: DeadManSwitch
+  private var started: UInt32 = 0
+
+  private static let counterOffset = 4032
+
+  /// The bytes that an area with such slots takes; slot sizes are multiples of the page.
+  public static func size(slots: [Int]) -> Int { slots.reduce(pageSize, +) }
+
+  /// Maps the memory behind a descriptor here, and writes the executor into it.
+  /// The first slot's executor is told when this thread dies, and tells the others.
+  public init(
+    memory descriptor: Int32, offset: Int = 0, address: UInt64, slots sizes: [Int],
+    deadManSwitch: DeadManSwitch
+  ) throws(Errno) {
+    size = Self.size(slots: sizes)
+    self.address = address
+    self.deadManSwitch = deadManSwitch
+    let mapped = try syscall(
+      __NR_mmap, 0, size, Int(PROT_READ | PROT_WRITE), Int(MAP_SHARED), Int(descriptor), offset)
+    // The kernel never maps at 0 unless told to.
+    guard let base = UnsafeMutableRawPointer(bitPattern: mapped) else { throw .noMemory }
+    local = base
+    base.copyMemory(from: UnsafeRawPointer(cl_executor_code()), byteCount: cl_executor_size())
+    var slots: [Slot] = []
+    slots.reserveCapacity(sizes.count)
+    var at = pageSize
+    for size in sizes {
+      slots.append(Slot(local: base + at, address: address + UInt64(at), size: size))
+      at += size
+    }
+    self.slots = slots
+    for (i, slot) in slots.enumerated() {
+      slot.header.pointee.life = deadManSwitch.tracer
+      slot.header.pointee.tracer = deadManSwitch.tracer
+      slot.header.pointee.done = address + UInt64(Self.counterOffset)
+      let left = 2 * i + 1
+      slot.setHeirs(
+        left < slots.count ? slots[left].address : 0, left + 1 < slots.count ? slots[left + 1].address : 0)
+    }
+    if let first = slots.first { deadManSwitch.insert(first) }
+  }
+
+  deinit {
+    if let first = slots.first { deadManSwitch.remove(first) }
+    _ = cl_syscall(Int(__NR_munmap), Int(bitPattern: local), size, 0, 0, 0, 0)
+  }
+
+  /// The executor's entry, as the tasks see it.
+  public var code: UInt64 { address }
+
+  /// Counts an executor that runs its loaded program because it was set going by other means: ptrace, or a clone.
+  public func expectStart() { started &+= 1 }
+
+  /// Sets a parked executor going on its loaded program.
+  public func start(_ slot: Slot) {
+    started &+= 1
+    cl_store32(slot.lifeWord, deadManSwitch.tracer)
+    _ = cl_syscall(Int(__NR_futex), Int(bitPattern: slot.lifeWord), Int(FUTEX_WAKE), 1, 0, 0, 0)
+  }
+
+  /// Waits until every program that was started has ended. `check` is called a few times a second meanwhile, and
+  /// throws if a task died.
+  public func waitAll(_ check: () throws(Failure) -> Void) throws(Failure) {
+    let counter = local + Self.counterOffset
+    var timeout = timespec(tv_sec: 0, tv_nsec: 200_000_000)
+    while true {
+      let done = cl_load32(counter)
+      if done == started { return }
+      let result = withUnsafeMutablePointer(to: &timeout) {
+        cl_syscall(
+          Int(__NR_futex), Int(bitPattern: counter), Int(FUTEX_WAIT), Int(done), Int(bitPattern: $0), 0, 0)
+      }
+      if result == -Int(ETIMEDOUT) { try check() }
+    }
+  }
+
+  /// Gives the memory of a slot's program back to the kernel; the executor must be parked and not be started again
+  /// without a new program.
+  public func discardProgram(_ slot: Slot) {
+    let first = slot.local + pageSize
+    if slot.size > pageSize {
+      _ = cl_syscall(
+        Int(__NR_madvise), Int(bitPattern: first), slot.size - pageSize, 9 /* MADV_REMOVE */, 0, 0, 0)
+    }
+  }
+}

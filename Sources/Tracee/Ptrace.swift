@@ -1,0 +1,203 @@
+import CLinux
+import Glibc
+import Linux
+public import SystemPackage
+
+/// The ptrace requests that are used here, typed (man 2 ptrace). All must come from the thread that attached.
+public enum Ptrace {
+  /// PTRACE_O_*
+  public struct Options: OptionSet, Sendable {
+    public let rawValue: Int
+    public init(rawValue: Int) { self.rawValue = rawValue }
+    public static let traceSysGood = Options(rawValue: 1)
+    public static let exitKill = Options(rawValue: 1 << 20)
+    public static let suspendSeccomp = Options(rawValue: 1 << 21)
+  }
+
+  @discardableResult
+  static func request(_ request: Int, _ tid: Int32, _ address: Int = 0, _ data: Int = 0) throws(Errno)
+    -> Int
+  {
+    try syscall(__NR_ptrace, request, Int(tid), address, data)
+  }
+
+  public static func seize(_ tid: Int32, _ options: Options) throws(Errno) {
+    try request(Int(PTRACE_SEIZE), tid, 0, options.rawValue)
+  }
+
+  public static func interrupt(_ tid: Int32) throws(Errno) {
+    try request(Int(PTRACE_INTERRUPT), tid)
+  }
+
+  public static func setOptions(_ tid: Int32, _ options: Options) throws(Errno) {
+    try request(Int(PTRACE_SETOPTIONS), tid, 0, options.rawValue)
+  }
+
+  public static func cont(_ tid: Int32) throws(Errno) { try request(Int(PTRACE_CONT), tid) }
+
+  public static func singleStep(_ tid: Int32) throws(Errno) { try request(Int(PTRACE_SINGLESTEP), tid) }
+
+  public static func detach(_ tid: Int32, signal: Int32 = 0) throws(Errno) {
+    try request(Int(PTRACE_DETACH), tid, 0, Int(signal))
+  }
+
+  /// The general registers (NT_PRSTATUS).
+  public static func registers(_ tid: Int32) throws(Errno) -> Registers {
+    var registers = Registers()
+    _ = try withUnsafeMutablePointer(to: &registers.user) { pointer throws(Errno) in
+      try request(Int(PTRACE_GETREGS), tid, 0, Int(bitPattern: pointer))
+    }
+    return registers
+  }
+
+  public static func setRegisters(_ tid: Int32, _ registers: Registers) throws(Errno) {
+    var registers = registers
+    _ = try withUnsafeMutablePointer(to: &registers.user) { pointer throws(Errno) in
+      try request(Int(PTRACE_SETREGS), tid, 0, Int(bitPattern: pointer))
+    }
+  }
+
+  /// The extended state (NT_X86_XSTATE), in the XSAVE format, not compacted.
+  public static func extendedState(_ tid: Int32) throws(Errno) -> [UInt8] {
+    var failure: Errno?
+    let bytes = [UInt8](unsafeUninitializedCapacity: 16384) { buffer, count in
+      var vector = iovec(iov_base: buffer.baseAddress, iov_len: buffer.count)
+      let result = withUnsafeMutablePointer(to: &vector) {
+        cl_syscall(
+          Int(__NR_ptrace), Int(PTRACE_GETREGSET), Int(tid), noteXState, Int(bitPattern: $0), 0, 0)
+      }
+      if result < 0 { failure = Errno(rawValue: Int32(-result)) } else { count = vector.iov_len }
+    }
+    if let failure { throw failure }
+    return bytes
+  }
+
+  public static func setExtendedState(_ tid: Int32, _ state: [UInt8]) throws(Errno) {
+    let result = state.withUnsafeBytes { bytes in
+      var vector = iovec(
+        iov_base: UnsafeMutableRawPointer(mutating: bytes.baseAddress), iov_len: bytes.count)
+      return withUnsafeMutablePointer(to: &vector) {
+        cl_syscall(
+          Int(__NR_ptrace), Int(PTRACE_SETREGSET), Int(tid), noteXState, Int(bitPattern: $0), 0, 0)
+      }
+    }
+    if result < 0 { throw Errno(rawValue: Int32(-result)) }
+  }
+
+  private static let noteXState = 0x202
+
+  public static func signalMask(_ tid: Int32) throws(Errno) -> UInt64 {
+    var mask: UInt64 = 0
+    _ = try withUnsafeMutablePointer(to: &mask) { pointer throws(Errno) in
+      try request(0x420a, tid, 8, Int(bitPattern: pointer))
+    }
+    return mask
+  }
+
+  public static func setSignalMask(_ tid: Int32, _ mask: UInt64) throws(Errno) {
+    var mask = mask
+    _ = try withUnsafeMutablePointer(to: &mask) { pointer throws(Errno) in
+      try request(0x420b, tid, 8, Int(bitPattern: pointer))
+    }
+  }
+
+  /// Queued signals, as the kernel's 128-byte siginfo each; not taken off the queue (PTRACE_PEEKSIGINFO).
+  public static func pendingSignals(_ tid: Int32, shared: Bool) throws(Errno) -> [[UInt8]] {
+    var list: [[UInt8]] = []
+    let size = 128
+    let batch = 32
+    var buffer = [UInt8](repeating: 0, count: size * batch)
+    while true {
+      // struct ptrace_peeksiginfo_args: u64 off, u32 flags, s32 nr
+      var arguments = (UInt64(list.count), UInt32(shared ? 1 : 0), Int32(batch))
+      let n = try withUnsafeMutablePointer(to: &arguments) { arguments throws(Errno) in
+        let result = buffer.withUnsafeMutableBytes {
+          cl_syscall(
+            Int(__NR_ptrace), 0x4209, Int(tid), Int(bitPattern: arguments),
+            Int(bitPattern: $0.baseAddress), 0, 0)
+        }
+        if result < 0 { throw Errno(rawValue: Int32(-result)) }
+        return result
+      }
+      for i in 0..<n { list.append([UInt8](buffer[(i * size)..<((i + 1) * size)])) }
+      if n < batch { return list }
+    }
+  }
+
+  /// A thread's registration of restartable sequences.
+  public struct RseqConfiguration: Equatable, Sendable {
+    public var pointer: UInt64 = 0
+    public var size: UInt32 = 0
+    public var signature: UInt32 = 0
+    public var flags: UInt32 = 0
+    var pad: UInt32 = 0
+  }
+
+  public static func rseqConfiguration(_ tid: Int32) throws(Errno) -> RseqConfiguration {
+    var configuration = RseqConfiguration()
+    _ = try withUnsafeMutablePointer(to: &configuration) { pointer throws(Errno) in
+      try request(0x420f, tid, MemoryLayout<RseqConfiguration>.size, Int(bitPattern: pointer))
+    }
+    return configuration
+  }
+
+  /// The classic BPF program of the `index`-th seccomp filter, newest first (PTRACE_SECCOMP_GET_FILTER);
+  /// `nil` past the last.
+  public static func seccompFilter(_ tid: Int32, _ index: Int) throws(Errno) -> [UInt8]? {
+    let count: Int
+    do {
+      count = try request(0x420c, tid, index, 0)
+    } catch .noSuchFileOrDirectory {
+      return nil
+    }
+    var program = [UInt8](repeating: 0, count: count * 8)
+    let result = program.withUnsafeMutableBytes {
+      cl_syscall(Int(__NR_ptrace), 0x420c, Int(tid), index, Int(bitPattern: $0.baseAddress), 0, 0)
+    }
+    if result < 0 { throw Errno(rawValue: Int32(-result)) }
+    return program
+  }
+
+  /// The log flag of the `index`-th filter (PTRACE_SECCOMP_GET_METADATA).
+  public static func seccompFilterFlags(_ tid: Int32, _ index: Int) throws(Errno) -> UInt64 {
+    var metadata = (UInt64(index), UInt64(0))
+    _ = try withUnsafeMutablePointer(to: &metadata) { pointer throws(Errno) in
+      try request(0x420d, tid, 16, Int(bitPattern: pointer))
+    }
+    return metadata.1
+  }
+
+  /// How a traced thread stopped, or that it is gone.
+  public enum Stop: Equatable, Sendable {
+    /// PTRACE_EVENT_STOP: interrupted, or in a group stop by this signal.
+    case event(groupStop: Int32?)
+    /// The trap of a single step.
+    case trap
+    /// About to be delivered this signal.
+    case signal(Int32)
+    case exited(status: Int32)
+  }
+
+  /// Waits for the next stop of a thread (man 2 wait4, __WALL).
+  public static func wait(_ tid: Int32) throws(Errno) -> Stop {
+    var status: Int32 = 0
+    while true {
+      do {
+        try withUnsafeMutablePointer(to: &status) { pointer throws(Errno) in
+          _ = try syscall(__NR_wait4, Int(tid), Int(bitPattern: pointer), Int(__WALL))
+        }
+        break
+      } catch .interrupted {
+        continue
+      }
+    }
+    guard status & 0xff == 0x7f else { return .exited(status: status) }
+    let signal = (status >> 8) & 0xff
+    if status >> 16 == 128 {  // PTRACE_EVENT_STOP
+      return .event(groupStop: signal == SIGTRAP ? nil : signal)
+    }
+    return signal == SIGTRAP ? .trap : .signal(signal)
+  }
+
+  private static let __WALL: Int32 = 0x4000_0000
+}

@@ -1,0 +1,112 @@
+import CLinux
+import Glibc
+public import Linux
+import SystemPackage
+
+/// A process of a live program, all threads stopped, and the way into it: an executor area that exists only
+/// between `open` and `close`.
+public final class TracedProcess {
+  public let pid: Int32
+  /// The leader first.
+  public var threads: [TracedThread]
+  public private(set) var area: ExecutorArea?
+  private var areaAddress: UInt64 = 0
+  private var areaSize = 0
+  private let syscallInstruction: UInt64
+
+  /// `vdso` is where the process has its vDSO mapped.
+  public init(pid: Int32, threads: [TracedThread], vdso: UInt64) throws(Failure) {
+    guard let offset = VDSO.syscallOffset else {
+      throw Failure("this kernel's vDSO has no syscall instruction", advice: "Boot without vdso=0.")
+    }
+    self.pid = pid
+    self.threads = threads
+    syscallInstruction = vdso + offset
+  }
+
+  /// Bytes of a thread's slot: the leader's programs are the larger ones.
+  private static let leaderSlot = 16 * pageSize
+  private static let threadSlot = 2 * pageSize
+
+  /// Maps an area into the process and here.
+  public func open(_ deadManSwitch: DeadManSwitch) throws(Failure) {
+    let sizes = threads.indices.map { $0 == 0 ? Self.leaderSlot : Self.threadSlot }
+    let size = ExecutorArea.size(slots: sizes)
+    let leader = threads[0]
+    let address = try about("task \(pid): mapping the executor") { () throws(Errno) -> UInt64 in
+      try leader.call(
+        at: syscallInstruction, __NR_mmap, 0, UInt64(size), UInt64(PROT_READ | PROT_WRITE | PROT_EXEC),
+        UInt64(MAP_SHARED | MAP_ANONYMOUS), UInt64.max, 0)
+    }
+    areaAddress = address
+    areaSize = size
+    let path =
+      "/proc/\(pid)/map_files/\(String(address, radix: 16))-\(String(address + UInt64(size), radix: 16))"
+    area = try about(
+      "task \(pid): sharing the executor's memory (\(path))",
+      advice: "This needs CAP_SYS_ADMIN or CAP_CHECKPOINT_RESTORE; run as root."
+    ) { () throws(Errno) -> ExecutorArea in
+      let memory = try Descriptor.open(path, O_RDWR)
+      return try ExecutorArea(
+        memory: memory.rawValue, address: address, slots: sizes, deadManSwitch: deadManSwitch)
+    }
+  }
+
+  /// Every thread runs the program that is loaded in its slot, then parks.
+  public func enterAll() throws(Failure) {
+    guard let area else { return }
+    for (thread, slot) in zip(threads, area.slots) {
+      try about("task \(pid): starting the executor of thread \(thread.tid)") { () throws(Errno) in
+        try thread.enter(area, slot)
+      }
+    }
+  }
+
+  /// Waits for the programs of all threads.
+  public func waitAll() throws(Failure) {
+    try area?.waitAll { () throws(Failure) in
+      for thread in threads where !isAlive(thread.tid) {
+        throw Failure("task \(thread.tid) died while it was being dumped")
+      }
+    }
+  }
+
+  private func isAlive(_ tid: Int32) -> Bool {
+    var status: Int32 = 0
+    // WNOWAIT leaves a stop to be waited for by those who expect it.
+    let result = withUnsafeMutablePointer(to: &status) {
+      cl_syscall(Int(__NR_wait4), Int(tid), Int(bitPattern: $0), Int(WNOHANG) | 0x4000_0000, 0, 0, 0)
+    }
+    return result == 0
+  }
+
+  /// Runs a program in the leader and waits for it.
+  public func run(_ program: borrowing SyscallProgram) throws(Failure) {
+    guard let area, let slot = area.slots.first else { return }
+    slot.load(program)
+    area.start(slot)
+    try waitAll()
+    try slot.check(program, task: "task \(pid)")
+  }
+
+  /// Takes the threads out of their executors and unmaps the area; they are stopped, as they were found.
+  /// After a failure it does as much as it can.
+  public func close(entered: Bool) {
+    if entered {
+      for thread in threads { try? thread.recall() }
+      for thread in threads { try? thread.awaitRecall() }
+    }
+    area = nil
+    for thread in threads.dropFirst() { try? thread.goHome() }
+    guard let leader = threads.first else { return }
+    if areaSize > 0 {
+      _ = try? leader.call(at: syscallInstruction, __NR_munmap, areaAddress, UInt64(areaSize))
+      areaSize = 0
+    }
+    try? leader.goHome()
+  }
+
+  public func detach() {
+    for thread in threads { thread.detach() }
+  }
+}

@@ -1,0 +1,107 @@
+import CLinux
+import Glibc
+import Linux
+public import SystemPackage
+
+/// A thread of a live program that the tracer holds, and gives back exactly as it was.
+public final class TracedThread {
+  public let tid: Int32
+  /// The program's own registers.
+  public private(set) var registers = Registers()
+  /// The program's own signal mask; bit 0 is signal 1.
+  public private(set) var signalMask: UInt64 = 0
+  /// The signal of the job-control stop that it was found in.
+  public private(set) var groupStop: Int32?
+  private var isAway = false
+
+  /// Attaches and asks the thread to stop, without waiting for it. Neither the program nor its parent notices.
+  public init(seizing tid: Int32) throws(Errno) {
+    self.tid = tid
+    try Ptrace.seize(tid, .traceSysGood)
+    do {
+      try Ptrace.interrupt(tid)
+    } catch {
+      try? Ptrace.detach(tid)  // it may be gone, which is all that the caller wants to hear
+      throw error
+    }
+  }
+
+  /// Waits for the stop that was asked for. `false`: the thread has exited.
+  public func awaitStop() throws(Errno) -> Bool {
+    while true {
+      switch try Ptrace.wait(tid) {
+      case .exited: return false
+      case .event(let signal):
+        groupStop = signal
+        registers = try Ptrace.registers(tid)
+        signalMask = try Ptrace.signalMask(tid)
+        return true
+      case .signal(let signal):
+        // It was about to take a signal: it takes it, and stops at once behind it.
+        try Ptrace.request(Int(PTRACE_CONT), tid, 0, Int(signal))
+      case .trap:
+        try Ptrace.cont(tid)
+      }
+    }
+  }
+
+  /// Makes one system call in the stopped thread, through a `syscall` instruction that is there already.
+  /// While it lasts (one step) the thread's registers are not its own.
+  public func call(
+    at instruction: UInt64, _ number: Int32, _ a: UInt64 = 0, _ b: UInt64 = 0, _ c: UInt64 = 0,
+    _ d: UInt64 = 0, _ e: UInt64 = 0, _ f: UInt64 = 0
+  ) throws(Errno) -> UInt64 {
+    if !isAway { try Ptrace.setSignalMask(tid, UInt64.max) }
+    try Ptrace.setRegisters(tid, registers.calling(number, at: instruction, a, b, c, d, e, f))
+    isAway = true
+    while true {
+      try Ptrace.singleStep(tid)
+      switch try Ptrace.wait(tid) {
+      case .trap:
+        let result = try Ptrace.registers(tid).result
+        if result < 0 && result >= -4095 { throw Errno(rawValue: Int32(-result)) }
+        return UInt64(bitPattern: result)
+      case .event: continue  // a stop that was asked for twice
+      case .exited, .signal: throw .noSuchProcess
+      }
+    }
+  }
+
+  /// Lets the thread's executor run the program that is loaded in its slot.
+  public func enter(_ area: ExecutorArea, _ slot: Slot) throws(Errno) {
+    slot.setHome(registers, signalMask: signalMask)
+    if !isAway { try Ptrace.setSignalMask(tid, UInt64.max) }
+    isAway = true
+    try Ptrace.setRegisters(tid, registers.executing(area.code, slot: slot.address))
+    area.expectStart()
+    try Ptrace.cont(tid)
+  }
+
+  /// Asks the thread, parked in its executor, to stop.
+  public func recall() throws(Errno) { try Ptrace.interrupt(tid) }
+
+  /// Waits for that stop.
+  public func awaitRecall() throws(Errno) {
+    while true {
+      switch try Ptrace.wait(tid) {
+      case .event: return
+      case .exited: throw .noSuchProcess
+      case .trap, .signal: try Ptrace.cont(tid)
+      }
+    }
+  }
+
+  /// Gives a stopped thread its own registers and signal mask back.
+  public func goHome() throws(Errno) {
+    guard isAway else { return }
+    try Ptrace.setRegisters(tid, registers)
+    try Ptrace.setSignalMask(tid, signalMask)
+    isAway = false
+  }
+
+  /// Lets go of the thread. In a job-control stop it stays stopped; an interrupted call goes on.
+  public func detach() {
+    // ESRCH means that it was killed meanwhile: nothing is left to let go of.
+    try? Ptrace.detach(tid)
+  }
+}
