@@ -66,6 +66,9 @@ public final class ExecutorArea {
   /// Counts an executor that runs its loaded program because it was set going by other means: ptrace, or a clone.
   public func expectStart() { started &+= 1 }
 
+  /// Takes an `expectStart` back: the executor never came to be.
+  public func withdrawStart() { started &-= 1 }
+
   /// Sets a parked executor going on its loaded program.
   public func start(_ slot: Slot) {
     started &+= 1

@@ -1,0 +1,164 @@
+import CLinux
+import Glibc
+import Linux
+import SystemPackage
+import Tracee
+
+/// A process of the tree at the moment of the freeze.
+final class FrozenTask {
+  let pid: Int32
+  /// PID of the parent in the tree; 0 for the root.
+  let parent: Int32
+  /// Empty for a zombie.
+  var threads: [TracedThread]
+  let isZombie: Bool
+
+  init(pid: Int32, parent: Int32, threads: [TracedThread], isZombie: Bool) {
+    self.pid = pid
+    self.parent = parent
+    self.threads = threads
+    self.isZombie = isZombie
+  }
+}
+
+/// Stops every thread of a tree, without a signal that the program or its parent could notice.
+struct Freezer {
+  private(set) var tasks: [FrozenTask] = []
+  private let buffer = ReadBuffer()
+
+  /// Freezes the tree under `root`. When this throws, whatever was frozen has been let go.
+  ///
+  /// A stopped task makes no new threads and children, so the walk goes over `task/` and `children` of each process
+  /// until a pass finds nothing new.
+  mutating func freeze(root: Int32) throws(Failure) {
+    do {
+      try freeze(pid: root, parent: 0)
+    } catch {
+      release()
+      throw error
+    }
+  }
+
+  /// Detaches from everything; the tree runs on.
+  func release() {
+    for task in tasks { for thread in task.threads { thread.detach() } }
+  }
+
+  private mutating func freeze(pid: Int32, parent: Int32) throws(Failure) {
+    let directory = try about("task \(pid)") { () throws(Errno) in try ProcDirectory(pid: pid) }
+    guard let task = try seizeThreads(pid: pid, parent: parent, directory) else { return }
+    tasks.append(task)
+    // The children of each thread; a frozen process gets no new ones, except orphans of its own descendants, when it is
+    // a subreaper or an init: those come while a descendant exits, so the list is read until it stays the same.
+    var known: Set<Int32> = []
+    while true {
+      var children: [Int32] = []
+      for tid in task.isZombie ? [] : task.threads.map(\.tid) {
+        children += try self.children(of: tid, directory)
+      }
+      let new = children.filter { known.insert($0).inserted }
+      if new.isEmpty { return }
+      for child in new { try freeze(pid: child, parent: pid) }
+    }
+  }
+
+  private func children(of tid: Int32, _ directory: borrowing ProcDirectory) throws(Failure) -> [Int32] {
+    do {
+      var cursor = ByteCursor(try directory.read("task/\(tid)/children", buffer))
+      var list: [Int32] = []
+      cursor.skipBlanks()
+      while !cursor.atEnd {
+        list.append(Int32(truncatingIfNeeded: cursor.decimal()))
+        cursor.skip()
+      }
+      return list
+    } catch {
+      throw Failure("task \(tid): reading its children", error)
+    }
+  }
+
+  /// `nil`: the process is gone altogether.
+  private func seizeThreads(pid: Int32, parent: Int32, _ directory: borrowing ProcDirectory)
+    throws(Failure) -> FrozenTask?
+  {
+    var threads: [TracedThread] = []
+    var known: Set<Int32> = []
+    do {
+      while true {
+        let tids: [Int32]
+        do {
+          tids = try directory.numbers(in: "task", buffer)
+        } catch {
+          if parent != 0 { return nil }
+          throw Failure("task \(pid)", error, advice: "There is no such process; give the PID of a running one.")
+        }
+        let new = tids.filter { !known.contains($0) }
+        if new.isEmpty { break }
+        var seized: [TracedThread] = []
+        for tid in new {
+          known.insert(tid)
+          do {
+            seized.append(try TracedThread(seizing: tid))
+          } catch {
+            // EPERM is also the kernel's answer for a zombie (kernel/ptrace.c: ptrace_attach).
+            if try isZombie(tid, directory) { continue }
+            if error == .noSuchProcess { continue }
+            for thread in seized { threads.append(thread) }
+            throw Self.seizeFailure(pid, tid, error)
+          }
+        }
+        for thread in seized {
+          let stopped = try about("task \(pid): stopping thread \(thread.tid)") { () throws(Errno) in
+            try thread.awaitStop()
+          }
+          if stopped { threads.append(thread) }
+        }
+      }
+    } catch {
+      for thread in threads { thread.detach() }
+      throw error
+    }
+    if threads.isEmpty {
+      return FrozenTask(pid: pid, parent: parent, threads: [], isZombie: true)
+    }
+    // The leader first; the kernel lists it first unless it has exited before its threads.
+    if let leader = threads.firstIndex(where: { $0.tid == pid }) {
+      threads.swapAt(0, leader)
+    } else {
+      for thread in threads { thread.detach() }
+      throw Failure(
+        "task \(pid): its main thread has exited while others run (dead thread group leader)",
+        advice: "This is not supported yet; CRIU refuses it as well.")
+    }
+    return FrozenTask(pid: pid, parent: parent, threads: threads, isZombie: false)
+  }
+
+  private func isZombie(_ tid: Int32, _ directory: borrowing ProcDirectory) throws(Failure) -> Bool {
+    do {
+      guard let stat = ProcStat(try directory.read("task/\(tid)/stat", buffer)) else { return false }
+      return stat.state == UInt8(ascii: "Z") || stat.state == UInt8(ascii: "X")
+    } catch {
+      return true  // gone since
+    }
+  }
+
+  private static func seizeFailure(_ pid: Int32, _ tid: Int32, _ error: Errno) -> Failure {
+    let cause = "task \(pid): attaching to thread \(tid): PTRACE_SEIZE"
+    guard error == .notPermitted || error == .permissionDenied else { return Failure(cause, error) }
+    if let tracer = tracer(of: tid), tracer != 0 {
+      return Failure(
+        "task \(pid): thread \(tid) is already traced by process \(tracer)", advice: "End that debugger first.",
+        errno: error)
+    }
+    return Failure(
+      cause, error, advice: "The process belongs to another user or is protected; run as root (CAP_SYS_PTRACE).")
+  }
+
+  private static func tracer(of tid: Int32) -> Int32? {
+    let buffer = ReadBuffer()
+    guard let directory = try? ProcDirectory(pid: tid), let text = try? directory.read("status", buffer) else {
+      return nil
+    }
+    return ProcStatus(text).tracerPID
+  }
+}
