@@ -31,7 +31,7 @@ struct Freezer {
   /// A stopped task makes no new threads and children, so the walk goes over `task/` and `children` of each process
   /// until a pass finds nothing new.
   mutating func freeze(root: Int32) throws(Failure) {
-    do {
+    do throws(Failure) {
       try freeze(pid: root, parent: 0)
     } catch {
       release()
@@ -83,7 +83,7 @@ struct Freezer {
   {
     var threads: [TracedThread] = []
     var known: Set<Int32> = []
-    do {
+    do throws(Failure) {
       while true {
         let tids: [Int32]
         do {

@@ -42,7 +42,7 @@ extension Errno {
 
 /// Runs `body` and says of its error what it was about.
 @inlinable
-public func about<T, E: Error>(
+public func about<T: ~Copyable, E: Error>(
   _ subject: @autoclosure () -> String, advice: @autoclosure () -> String = "",
   _ body: () throws(E) -> T
 ) throws(Failure) -> T {

@@ -1,0 +1,42 @@
+import CCap
+import CLinux
+import Glibc
+
+/// A set of capabilities (man 7 capabilities), as the kernel's 64-bit mask.
+public struct Capabilities: OptionSet, Sendable, Hashable {
+  public let rawValue: UInt64
+  public init(rawValue: UInt64) { self.rawValue = rawValue }
+
+  public static let netAdmin = Capabilities(rawValue: 1 << 12)
+  public static let sysChroot = Capabilities(rawValue: 1 << 18)
+  public static let sysPtrace = Capabilities(rawValue: 1 << 19)
+  public static let sysAdmin = Capabilities(rawValue: 1 << 21)
+  public static let sysNice = Capabilities(rawValue: 1 << 23)
+  public static let sysResource = Capabilities(rawValue: 1 << 24)
+  public static let setUID = Capabilities(rawValue: 1 << 7)
+  public static let setGID = Capabilities(rawValue: 1 << 6)
+  public static let checkpointRestore = Capabilities(rawValue: 1 << 40)
+
+  /// This process's effective capabilities.
+  public static let own: Capabilities = {
+    guard let caps = cap_get_proc() else { return [] }
+    defer { cap_free(caps) }
+    var mask: UInt64 = 0
+    for number in 0..<64 {
+      var value = CAP_CLEAR
+      if cap_get_flag(caps, cap_value_t(number), CAP_EFFECTIVE, &value) == 0, value == CAP_SET {
+        mask |= 1 << UInt64(number)
+      }
+    }
+    return Capabilities(rawValue: mask)
+  }()
+
+  /// The names of the set's members: "cap_sys_admin".
+  public var names: [String] {
+    (0..<64).filter { rawValue & (1 << UInt64($0)) != 0 }.map { number in
+      guard let name = cap_to_name(cap_value_t(number)) else { return "cap_\(number)" }
+      defer { cap_free(name) }
+      return String(cString: name)
+    }
+  }
+}

@@ -1,0 +1,43 @@
+import CLinux
+public import Checkpoint
+public import Linux
+public import Tracee
+
+/// What a process sets with prctl, personality, umask and membarrier.
+public struct ProcessAttributes: TaskState {
+  /// MEMBARRIER_CMD_GET_REGISTRATIONS of linux/membarrier.h
+  private static let getRegistrations = 1 << 9
+
+  private let personality: SyscallProgram.Call
+  private let subreaper: SyscallProgram.Buffer
+  private let membarrier: SyscallProgram.Call
+
+  public init(asking program: inout SyscallProgram, in thread: DumpedThread) {
+    personality = program.call(__NR_personality, 0xffff_ffff, for: "reading the personality")
+    subreaper = program.reserve(8)
+    program.call(
+      __NR_prctl, 37 /* PR_GET_CHILD_SUBREAPER */, Argument(subreaper.address), for: "reading the subreaper flag")
+    // Before Linux 6.3 the kernel does not tell.
+    membarrier = program.call(__NR_membarrier, Argument(Self.getRegistrations), 0, 0, mayFail: true)
+  }
+
+  public func record(from slot: Slot, of thread: DumpedThread, into core: inout CoreEntry) {
+    core.task.personality = UInt32(truncatingIfNeeded: slot.result(personality))
+    core.task.childSubreaper = slot.value(subreaper, as: UInt32.self) != 0
+    let registrations = slot.result(membarrier)
+    if registrations > 0 { core.task.membarrierRegistrationMask = UInt32(truncatingIfNeeded: registrations) }
+  }
+
+  public static func restore(_ thread: RestoredThread, _ program: inout SyscallProgram) {
+    let core = thread.core.task
+    program.call(__NR_personality, Argument(core.personality), for: "setting the personality")
+    if core.childSubreaper == true {
+      program.call(__NR_prctl, 36 /* PR_SET_CHILD_SUBREAPER */, 1, for: "becoming a subreaper")
+    }
+    // Each bit is the command that registers; MEMBARRIER_CMD_GLOBAL_EXPEDITED's own bit needs none.
+    let mask = core.membarrierRegistrationMask ?? 0
+    for bit in [2, 4, 6, 8] where mask & (1 << bit) != 0 {
+      program.call(__NR_membarrier, Argument(1 << bit), 0, 0, for: "registering for membarrier command", UInt64(1 << bit))
+    }
+  }
+}

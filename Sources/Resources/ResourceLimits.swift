@@ -1,0 +1,54 @@
+import CLinux
+public import Checkpoint
+public import Linux
+public import Tracee
+
+/// Resource limits (man 2 prlimit64), all sixteen.
+public struct ResourceLimits: TaskState {
+  private static let count = 16
+  private static let names = [
+    "CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS", "SIGPENDING",
+    "MSGQUEUE", "NICE", "RTPRIO", "RTTIME",
+  ]
+
+  private let limits: SyscallProgram.Buffer
+
+  public init(asking program: inout SyscallProgram, in thread: DumpedThread) {
+    limits = program.reserve(16 * Self.count)
+    for i in 0..<Self.count {
+      program.call(
+        __NR_prlimit64, 0, Argument(i), 0, Argument(limits.address + UInt64(16 * i)), for: "reading resource limit",
+        UInt64(i))
+    }
+  }
+
+  public func record(from slot: Slot, of thread: DumpedThread, into core: inout CoreEntry) {
+    let bytes = slot.bytes(limits)
+    var entry = TaskRlimitsEntry()
+    entry.rlimits = (0..<Self.count).map { i in
+      var limit = RlimitEntry()
+      limit.cur = bytes.loadUnaligned(fromByteOffset: 16 * i, as: UInt64.self)
+      limit.max = bytes.loadUnaligned(fromByteOffset: 16 * i + 8, as: UInt64.self)
+      return limit
+    }
+    core.task.rlimits = entry
+  }
+
+  /// A hard limit above this process's own needs CAP_SYS_RESOURCE: without it the limit stays, with a warning.
+  public static func restore(_ thread: RestoredThread, _ program: inout SyscallProgram) {
+    for (i, recorded) in (thread.core.task.rlimits?.rlimits ?? []).enumerated().prefix(count) {
+      var value = (recorded.cur, recorded.max)
+      var own: (UInt64, UInt64) = (UInt64.max, UInt64.max)
+      let known = withUnsafeMutablePointer(to: &own) {
+        cl_syscall(Int(__NR_prlimit64), 0, i, 0, Int(bitPattern: $0), 0, 0)
+      }
+      if known == 0, recorded.max > own.1, !Capabilities.own.contains(.sysResource) {
+        value = (min(recorded.cur, own.1), own.1)
+        thread.warnings.append(
+          "task \(thread.pid): hard limit RLIMIT_\(names[i]) stays at \(own.1) instead of \(recorded.max): needs CAP_SYS_RESOURCE")
+      }
+      program.call(
+        __NR_prlimit64, 0, Argument(i), Argument(program.place(value)), 0, for: "setting resource limit", UInt64(i))
+    }
+  }
+}

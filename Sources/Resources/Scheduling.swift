@@ -1,0 +1,75 @@
+import CLinux
+public import Checkpoint
+public import Linux
+public import Tracee
+
+/// Scheduling policy and parameters, nice, CPU affinity, I/O priority, timer slack of a thread (man 7 sched).
+public struct Scheduling: TaskState {
+  /// struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period, utilization clamps
+  private typealias Attributes = (
+    size: UInt32, policy: UInt32, flags: UInt64, nice: Int32, priority: UInt32, runtime: UInt64, deadline: UInt64,
+    period: UInt64, utilMin: UInt32, utilMax: UInt32
+  )
+  private static let attributesSize = 56
+  /// 1024 CPUs
+  private static let maskBytes = 128
+  private static let deadlinePolicy: UInt32 = 6
+
+  private let attributes: SyscallProgram.Buffer
+  private let nice: SyscallProgram.Call
+  private let affinity: SyscallProgram.Buffer
+  private let affinitySize: SyscallProgram.Call
+  private let ioPriority: SyscallProgram.Call
+  private let timerSlack: SyscallProgram.Call
+
+  public init(asking program: inout SyscallProgram, in thread: DumpedThread) {
+    attributes = program.reserve(Self.attributesSize)
+    program.call(
+      __NR_sched_getattr, 0, Argument(attributes.address), Argument(Self.attributesSize), 0,
+      for: "reading the scheduling policy")
+    nice = program.call(__NR_getpriority, 0, 0, for: "reading the nice value")
+    affinity = program.reserve(Self.maskBytes)
+    affinitySize = program.call(
+      __NR_sched_getaffinity, 0, Argument(Self.maskBytes), Argument(affinity.address), for: "reading the CPU affinity")
+    ioPriority = program.call(__NR_ioprio_get, 1, 0, for: "reading the I/O priority")
+    timerSlack = program.call(__NR_prctl, 30 /* PR_GET_TIMERSLACK */, for: "reading the timer slack")
+  }
+
+  public func record(from slot: Slot, of thread: DumpedThread, into core: inout CoreEntry) {
+    let value = slot.value(attributes, as: Attributes.self)
+    core.thread.schedPolicy = value.policy
+    core.thread.schedPrio = value.priority
+    core.thread.schedNice = Int32(20 - slot.result(nice))
+    core.thread.schedFlags = value.flags
+    if value.policy == Self.deadlinePolicy {
+      core.thread.schedRuntime = value.runtime
+      core.thread.schedDeadline = value.deadline
+      core.thread.schedPeriod = value.period
+    }
+    core.thread.cpuAffinity = [UInt8](slot.bytes(affinity).prefix(Int(slot.result(affinitySize))))
+    core.thread.ioprio = UInt32(truncatingIfNeeded: slot.result(ioPriority))
+    core.thread.timerSlackNs = UInt64(bitPattern: slot.result(timerSlack))
+  }
+
+  public static func restore(_ thread: RestoredThread, _ program: inout SyscallProgram) {
+    let core = thread.core.thread
+    if let slack = core.timerSlackNs { program.call(__NR_prctl, 29, Argument(slack), for: "setting the timer slack") }
+    if let priority = core.ioprio, priority != 0 {
+      program.call(__NR_ioprio_set, 1, 0, Argument(priority), for: "setting the I/O priority")
+    }
+    if let mask = core.cpuAffinity, !mask.isEmpty {
+      program.call(
+        __NR_sched_setaffinity, 0, Argument(mask.count), Argument(program.place(mask)), for: "setting the CPU affinity")
+    }
+    if let nice = core.schedNice {
+      program.call(__NR_setpriority, 0, 0, Argument(nice), for: "setting the nice value")
+    }
+    if let policy = core.schedPolicy, policy != 0 || core.schedFlags ?? 0 != 0 {
+      let value: Attributes = (
+        UInt32(attributesSize), policy, core.schedFlags ?? 0, core.schedNice ?? 0, core.schedPrio ?? 0,
+        core.schedRuntime ?? 0, core.schedDeadline ?? 0, core.schedPeriod ?? 0, 0, 1024
+      )
+      program.call(__NR_sched_setattr, 0, Argument(program.place(value)), 0, for: "setting the scheduling policy")
+    }
+  }
+}
