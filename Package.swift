@@ -64,7 +64,8 @@ let package = Package(
 
     .testTarget(name: "ProcessTreeTests", dependencies: ["ProcessTree"], swiftSettings: strict),
     .testTarget(
-      name: "CheckpointTests", dependencies: ["Checkpoint", "Linux"], swiftSettings: strict),
+      name: "CheckpointTests", dependencies: ["Checkpoint", "CImages", "CProtobufC", system],
+      swiftSettings: strict),
     .testTarget(name: "LinuxTests", dependencies: ["Linux"], swiftSettings: strict),
     .testTarget(
       name: "TraceeTests", dependencies: ["Tracee", "Linux", "CLinux", system], swiftSettings: strict),

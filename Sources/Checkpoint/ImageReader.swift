@@ -1,0 +1,117 @@
+import SystemPackage
+
+/// Reads an image entry by entry, with raw bytes between them where the kind has such.
+///
+/// It keeps a window of the file in memory: a small image takes one read, and a large one, or one that lies about
+/// lengths, never takes more memory than its longest entry.
+public struct ImageReader: ~Copyable {
+  public let file: ImageFile
+  /// How many entries have been read.
+  public private(set) var entry = 0
+  /// Where the next entry or raw byte is, in bytes from the start of the file.
+  public private(set) var offset: Int
+
+  private var window: FileWindow
+  private let arena = ImageArena()
+
+  /// More than the address space with the most mappings needs (65 530 by default, some 60 bytes each).
+  private static let longestEntry = 64 << 20
+
+  /// Opens an image and checks that it begins with its magic words.
+  public init(_ file: ImageFile, in directory: borrowing ImageDirectory) throws(ImageError) {
+    var window = try Self.open(file, in: directory)
+    let offset = try Self.passMagic(of: file, &window)
+    self.file = file
+    self.offset = offset
+    self.window = window
+  }
+
+  /// The descriptor of the file, to take raw bytes by splice(2) or the like, at the offsets that `skip` returns.
+  /// It stays the reader's.
+  public var fileDescriptor: FileDescriptor { window.descriptor.value }
+
+  /// The size of the file in bytes.
+  public var size: Int { window.size }
+
+  /// Whether all of the file has been read.
+  public var isAtEnd: Bool { offset == window.size }
+
+  /// Reads an entry; nil at the end of the file.
+  public mutating func next<Message: ImageMessage>(_ type: Message.Type = Message.self) throws(ImageError)
+    -> Message?
+  {
+    if isAtEnd { return nil }
+    let length: Int
+    do throws(ImageError.Problem) {
+      length = Int(try window.word(at: offset))
+      guard length <= Self.longestEntry else { throw .tooLong(length: length, limit: Self.longestEntry) }
+      try window.hold(offset + 4, length)
+    } catch {
+      throw failure(error)
+    }
+    let message: Message
+    do throws(ImageError) {
+      message = try Message(decoding: window.bytes(offset + 4, length).bytes, in: arena)
+    } catch {
+      throw failure(error.problem)
+    }
+    offset += 4 + length
+    entry += 1
+    return message
+  }
+
+  /// Reads raw bytes, such as follow the entry that was read last.
+  public mutating func raw(_ count: Int) throws(ImageError) -> [UInt8] {
+    do throws(ImageError.Problem) {
+      let bytes = try window.copy(offset, count)
+      offset += count
+      return bytes
+    } catch {
+      throw failure(error)
+    }
+  }
+
+  /// Passes over raw bytes and returns the offset in the file where they begin.
+  @discardableResult
+  public mutating func skip(_ count: Int) throws(ImageError) -> Int {
+    do throws(ImageError.Problem) {
+      try window.check(offset, count)
+    } catch {
+      throw failure(error)
+    }
+    defer { offset += count }
+    return offset
+  }
+
+  private static func open(_ file: ImageFile, in directory: borrowing ImageDirectory) throws(ImageError)
+    -> FileWindow
+  {
+    let descriptor = try directory.openOwned(file.fileName)
+    do {
+      let size = try SystemCalls.size(descriptor.value)
+      return FileWindow(descriptor, size: size)
+    } catch {
+      throw ImageError(file: file.fileName, .system(call: "find the size", error))
+    }
+  }
+
+  private static func passMagic(of file: ImageFile, _ window: inout FileWindow) throws(ImageError) -> Int {
+    var offset = 0
+    let magic = file.magic
+    do throws(ImageError.Problem) {
+      for expected in [magic.first, magic.second] {
+        guard let expected else { continue }
+        let found = try window.word(at: offset)
+        if found != expected { throw .wrongMagic(found: found, expected: expected) }
+        offset += 4
+      }
+    } catch {
+      throw ImageError(file: file.fileName, error)
+    }
+    return offset
+  }
+
+  private func failure(_ problem: ImageError.Problem) -> ImageError {
+    ImageError(file: file.fileName, entry: entry, problem)
+  }
+}

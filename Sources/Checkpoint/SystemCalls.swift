@@ -1,0 +1,100 @@
+import Glibc
+import SystemPackage
+
+/// The only place in this module where the C library's file functions are called.
+enum SystemCalls {
+  static func openat(_ folder: FileDescriptor?, _ path: String, _ flags: Int32, mode: mode_t = 0)
+    throws(Errno)
+    -> OwnedDescriptor
+  {
+    let fd = try retrying { Glibc.openat(folder?.rawValue ?? AT_FDCWD, path, flags | O_CLOEXEC, mode) }
+    return OwnedDescriptor(FileDescriptor(rawValue: fd))
+  }
+
+  static func mkdir(_ path: String, mode: mode_t) throws(Errno) {
+    _ = try retrying { Glibc.mkdir(path, mode) }
+  }
+
+  static func unlinkat(_ folder: FileDescriptor, _ name: String) throws(Errno) {
+    _ = try retrying { Glibc.unlinkat(folder.rawValue, name, 0) }
+  }
+
+  static func renameat(_ folder: FileDescriptor, _ old: String, to new: String) throws(Errno) {
+    _ = try retrying { Glibc.renameat(folder.rawValue, old, folder.rawValue, new) }
+  }
+
+  static func exists(_ folder: FileDescriptor, _ name: String) -> Bool {
+    Glibc.faccessat(folder.rawValue, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0
+  }
+
+  static func fsync(_ file: FileDescriptor) throws(Errno) {
+    _ = try retrying { Glibc.fsync(file.rawValue) }
+  }
+
+  /// The size of a regular file in bytes; `EINVAL` (as read(2) has it for unsuitable files) for any other kind.
+  static func size(_ file: FileDescriptor) throws(Errno) -> Int {
+    var status = stat()
+    _ = try retrying { fstat(file.rawValue, &status) }
+    guard status.st_mode & S_IFMT == S_IFREG else { throw .invalidArgument }
+    return Int(status.st_size)
+  }
+
+  /// Reads until the buffer is full or the file ends, and returns how many bytes that were.
+  static func pread(_ file: FileDescriptor, into buffer: UnsafeMutableRawBufferPointer, at offset: Int)
+    throws(Errno)
+    -> Int
+  {
+    var done = 0
+    while done < buffer.count {
+      let count = try retrying {
+        Glibc.pread(
+          file.rawValue, buffer.baseAddress.map { $0 + done }, buffer.count - done, off_t(offset + done))
+      }
+      if count == 0 { break }
+      done += count
+    }
+    return done
+  }
+
+  /// Writes all of the bytes.
+  static func write(_ file: FileDescriptor, _ bytes: UnsafeRawBufferPointer) throws(Errno) {
+    var done = 0
+    while done < bytes.count {
+      done += try retrying {
+        Glibc.write(file.rawValue, bytes.baseAddress.map { $0 + done }, bytes.count - done)
+      }
+    }
+  }
+
+  private static func retrying<Result: SignedInteger>(_ call: () -> Result) throws(Errno) -> Result {
+    while true {
+      let result = call()
+      if result != -1 { return result }
+      let errno = Errno(rawValue: Glibc.errno)
+      if errno != .interrupted { throw errno }
+    }
+  }
+}
+
+/// A file descriptor that is closed when it goes out of scope.
+struct OwnedDescriptor: ~Copyable {
+  let value: FileDescriptor
+
+  init(_ value: FileDescriptor) { self.value = value }
+
+  deinit { _ = Glibc.close(value.rawValue) }
+
+  /// Closes it now; some filesystems report only here that a write failed.
+  consuming func close() throws(Errno) {
+    let fd = value.rawValue
+    discard self
+    if Glibc.close(fd) != 0, Glibc.errno != EINTR { throw Errno(rawValue: Glibc.errno) }
+  }
+
+  /// Leaves it open, for someone else to close.
+  consuming func release() -> FileDescriptor {
+    let value = value
+    discard self
+    return value
+  }
+}

@@ -1,0 +1,26 @@
+import Foundation
+import SystemPackage
+
+@testable import Checkpoint
+
+/// A folder that goes away with this value.
+final class TemporaryDirectory {
+  let path: String
+
+  init() throws {
+    path = NSTemporaryDirectory() + "checkpoint-tests-\(UUID().uuidString)"
+    try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: false)
+  }
+
+  deinit { try? FileManager.default.removeItem(atPath: path) }
+
+  func images() throws -> ImageDirectory { try ImageDirectory(creating: FilePath(path)) }
+
+  func contents(_ file: ImageFile) throws -> [UInt8] {
+    [UInt8](try Data(contentsOf: URL(fileURLWithPath: path + "/" + file.fileName)))
+  }
+
+  func write(_ bytes: [UInt8], to file: ImageFile) throws {
+    try Data(bytes).write(to: URL(fileURLWithPath: path + "/" + file.fileName))
+  }
+}
