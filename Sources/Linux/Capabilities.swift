@@ -20,7 +20,7 @@ public struct Capabilities: OptionSet, Sendable, Hashable {
   /// This process's effective capabilities.
   public static let own: Capabilities = {
     guard let caps = cap_get_proc() else { return [] }
-    defer { cap_free(caps) }
+    defer { cap_free(UnsafeMutableRawPointer(caps)) }
     var mask: UInt64 = 0
     for number in 0..<64 {
       var value = CAP_CLEAR

@@ -1,6 +1,6 @@
 import CLinux
 import Glibc
-public import SystemPackage
+import SystemPackage
 
 /// Why a dump or a restore cannot go on: what went wrong with which object, and what the user can do.
 public struct Failure: Error, Equatable, Sendable, CustomStringConvertible {

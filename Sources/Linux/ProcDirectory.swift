@@ -1,6 +1,6 @@
 import CLinux
 import Glibc
-public import SystemPackage
+import SystemPackage
 
 /// A growing buffer that is used again for one /proc file after the other.
 public final class ReadBuffer {

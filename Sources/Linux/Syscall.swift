@@ -1,6 +1,6 @@
-public import CLinux
+import CLinux
 import Glibc
-public import SystemPackage
+import SystemPackage
 
 /// A raw system call: the kernel's result, or its errno (man 2 syscall).
 @inlinable

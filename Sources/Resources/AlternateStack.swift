@@ -1,7 +1,7 @@
 import CLinux
-public import Checkpoint
-public import Linux
-public import Tracee
+import Checkpoint
+import Linux
+import Tracee
 
 /// A thread's alternate signal stack (man 2 sigaltstack).
 public struct AlternateStack: TaskState {

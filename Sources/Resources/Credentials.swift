@@ -1,7 +1,7 @@
 import CLinux
-public import Checkpoint
-public import Linux
-public import Tracee
+import Checkpoint
+import Linux
+import Tracee
 
 /// A thread's user and group IDs, capability sets, secure bits, no_new_privs, and the signal it gets when its parent dies
 /// (man 7 credentials, capabilities; man 2 prctl).

@@ -1,7 +1,7 @@
 import CLinux
-public import Checkpoint
-public import Linux
-public import Tracee
+import Checkpoint
+import Linux
+import Tracee
 
 /// The three interval timers of a process (man 2 getitimer).
 public struct IntervalTimers: TaskState {

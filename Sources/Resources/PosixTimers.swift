@@ -1,8 +1,8 @@
 import CLinux
-public import Checkpoint
-public import Linux
+import Checkpoint
+import Linux
 import SystemPackage
-public import Tracee
+import Tracee
 
 /// POSIX per-process timers (man 2 timer_create), with their IDs.
 public struct PosixTimers: TaskState {

@@ -1,7 +1,7 @@
 import CLinux
-public import Checkpoint
-public import Linux
-public import Tracee
+import Checkpoint
+import Linux
+import Tracee
 
 /// What a process sets with prctl, personality, umask and membarrier.
 public struct ProcessAttributes: TaskState {

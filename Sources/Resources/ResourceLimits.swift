@@ -1,7 +1,7 @@
 import CLinux
-public import Checkpoint
-public import Linux
-public import Tracee
+import Checkpoint
+import Linux
+import Tracee
 
 /// Resource limits (man 2 prlimit64), all sixteen.
 public struct ResourceLimits: TaskState {

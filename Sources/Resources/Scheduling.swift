@@ -1,7 +1,7 @@
 import CLinux
-public import Checkpoint
-public import Linux
-public import Tracee
+import Checkpoint
+import Linux
+import Tracee
 
 /// Scheduling policy and parameters, nice, CPU affinity, I/O priority, timer slack of a thread (man 7 sched).
 public struct Scheduling: TaskState {

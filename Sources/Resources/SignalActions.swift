@@ -1,8 +1,8 @@
 import CLinux
-public import Checkpoint
+import Checkpoint
 import Glibc
-public import Linux
-public import Tracee
+import Linux
+import Tracee
 
 /// Signal dispositions (man 2 rt_sigaction), for every signal but SIGKILL and SIGSTOP.
 public struct SignalActions: TaskState {

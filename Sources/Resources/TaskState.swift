@@ -1,12 +1,12 @@
-public import Checkpoint
-public import Linux
-public import Tracee
+import Checkpoint
+import Linux
+import Tracee
 
 /// One kind of state that a thread asks for, and sets, from inside: asked by calls of a program, set by calls
 /// of another.
 ///
 /// A value of the type lives from the question to the answer and holds the places of the calls.
-public protocol TaskState {
+public protocol TaskState: SendableMetatype {
   /// Appends the calls that read the state.
   init(asking program: inout SyscallProgram, in thread: DumpedThread) throws(Failure)
 

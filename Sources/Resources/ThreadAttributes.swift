@@ -1,7 +1,7 @@
 import CLinux
-public import Checkpoint
-public import Linux
-public import Tracee
+import Checkpoint
+import Linux
+import Tracee
 
 /// A thread's name, the address to clear at its exit, robust futex list and restartable sequences
 /// (man 2 prctl, set_tid_address, set_robust_list, rseq).

@@ -1,6 +1,6 @@
 import CLinux
 import Linux
-public import SystemPackage
+import SystemPackage
 
 /// Tells parked executors that the tracer is gone, by a robust futex: the kernel walks the dead thread's list, marks
 /// each word that holds its TID with FUTEX_OWNER_DIED, and wakes the waiter (Documentation/locking/robust-futex-ABI.rst,

@@ -1,7 +1,7 @@
 import CLinux
 import Glibc
-public import Linux
-public import SystemPackage
+import Linux
+import SystemPackage
 
 /// The memory that executors and the tracer share: the executor's code and the counter of ended programs in the first
 /// page, then a slot for each thread.

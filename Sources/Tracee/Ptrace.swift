@@ -1,7 +1,7 @@
 import CLinux
 import Glibc
 import Linux
-public import SystemPackage
+import SystemPackage
 
 /// The ptrace requests that are used here, typed (man 2 ptrace). All must come from the thread that attached.
 public enum Ptrace {

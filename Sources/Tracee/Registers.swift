@@ -1,4 +1,4 @@
-public import CLinux
+import CLinux
 
 /// A thread's general registers, with FS and GS base (struct user_regs_struct of sys/user.h).
 public struct Registers: Sendable {

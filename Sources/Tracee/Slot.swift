@@ -1,5 +1,5 @@
 import CLinux
-public import Linux
+import Linux
 
 /// The memory that one executor shares with the tracer: its header, a program, the program's data.
 public struct Slot: @unchecked Sendable {

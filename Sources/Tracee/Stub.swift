@@ -1,7 +1,7 @@
 import CLinux
 import Glibc
 import Linux
-public import SystemPackage
+import SystemPackage
 
 /// The program that a restored task is before it is itself: an ELF file of one page that maps the executor area and
 /// parks in it. Its address space holds nothing else, so that forking it is cheap.

@@ -1,4 +1,4 @@
-public import CLinux
+import CLinux
 import Linux
 
 /// An argument of a program's system call: a value, or the result of an earlier call of the same program.

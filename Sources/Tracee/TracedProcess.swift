@@ -1,6 +1,6 @@
 import CLinux
 import Glibc
-public import Linux
+import Linux
 import SystemPackage
 
 /// A process of a live program, all threads stopped, and the way into it: an executor area that exists only

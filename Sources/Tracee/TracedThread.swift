@@ -1,7 +1,7 @@
 import CLinux
 import Glibc
 import Linux
-public import SystemPackage
+import SystemPackage
 
 /// A thread of a live program that the tracer holds, and gives back exactly as it was.
 public final class TracedThread {

@@ -149,3 +149,15 @@ enum {
 	CL_PAGE_IS_PRESENT = 1 << 3, CL_PAGE_IS_SWAPPED = 1 << 4, CL_PAGE_IS_PFNZERO = 1 << 5,
 	CL_PAGE_IS_HUGE = 1 << 6, CL_PAGE_IS_SOFT_DIRTY = 1 << 7, CL_PAGE_IS_GUARD = 1 << 8,
 };
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+/// Offset (ebx) and size (eax) of an XSAVE component in the standard format (CPUID leaf 0xd); 0 if there is none.
+static inline uint64_t cl_xsave_component(uint32_t index)
+{
+	uint32_t a = 0, b = 0, c = 0, d = 0;
+	if (!__get_cpuid_count(0xd, index, &a, &b, &c, &d))
+		return 0;
+	return ((uint64_t)b << 32) | a;
+}
+#endif
