@@ -52,7 +52,7 @@ void   img__pipe_data_entry__free_unpacked
   assert(message->base.descriptor == &img__pipe_data_entry__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
-static const ProtobufCFieldDescriptor img__pipe_data_entry__field_descriptors[3] =
+static const ProtobufCFieldDescriptor img__pipe_data_entry__field_descriptors[4] =
 {
   {
     "pipe_id",
@@ -90,16 +90,30 @@ static const ProtobufCFieldDescriptor img__pipe_data_entry__field_descriptors[3]
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "packets",
+    1000,
+    PROTOBUF_C_LABEL_REPEATED,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Img__PipeDataEntry, n_packets),
+    offsetof(Img__PipeDataEntry, packets),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned img__pipe_data_entry__field_indices_by_name[] = {
   1,   /* field[1] = bytes */
+  3,   /* field[3] = packets */
   0,   /* field[0] = pipe_id */
   2,   /* field[2] = size */
 };
-static const ProtobufCIntRange img__pipe_data_entry__number_ranges[1 + 1] =
+static const ProtobufCIntRange img__pipe_data_entry__number_ranges[2 + 1] =
 {
   { 1, 0 },
-  { 0, 3 }
+  { 1000, 3 },
+  { 0, 4 }
 };
 const ProtobufCMessageDescriptor img__pipe_data_entry__descriptor =
 {
@@ -109,10 +123,10 @@ const ProtobufCMessageDescriptor img__pipe_data_entry__descriptor =
   "Img__PipeDataEntry",
   "img",
   sizeof(Img__PipeDataEntry),
-  3,
+  4,
   img__pipe_data_entry__field_descriptors,
   img__pipe_data_entry__field_indices_by_name,
-  1,  img__pipe_data_entry__number_ranges,
+  2,  img__pipe_data_entry__number_ranges,
   (ProtobufCMessageInit) img__pipe_data_entry__init,
   NULL,NULL,NULL    /* reserved[123] */
 };

@@ -36,10 +36,15 @@ struct  Img__PipeDataEntry
    */
   protobuf_c_boolean has_size;
   uint32_t size;
+  /*
+   * Lengths of the packets, in bytes, of a pipe in packet mode with more than one.
+   */
+  size_t n_packets;
+  uint32_t *packets;
 };
 #define IMG__PIPE_DATA_ENTRY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&img__pipe_data_entry__descriptor) \
-    , 0, 0, 0, 0 }
+    , 0, 0, 0, 0, 0,NULL }
 
 
 /* Img__PipeDataEntry methods */

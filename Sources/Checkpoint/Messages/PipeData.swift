@@ -9,6 +9,8 @@ public struct PipeDataEntry: ImageMessage {
   public var bytes: UInt32 = 0
   /// The capacity of the pipe, in bytes (F_GETPIPE_SZ).
   public var size: UInt32?
+  /// Lengths of the packets, in bytes, of a pipe in packet mode with more than one.
+  public var packets: [UInt32] = []
 
   public init() {}
   public init(decoding bytes: RawSpan, in arena: borrowing ImageArena) throws(ImageError) {
@@ -28,6 +30,7 @@ extension PipeDataEntry: CMessage {
     pipeId = c.pointee.pipe_id
     bytes = c.pointee.bytes
     size = c.pointee.has_size != 0 ? c.pointee.size : nil
+    packets = raise(c.pointee.n_packets, c.pointee.packets)
   }
 
   func lower(to c: UnsafeMutablePointer<Img__PipeDataEntry>, in arena: borrowing ImageArena) {
@@ -38,5 +41,6 @@ extension PipeDataEntry: CMessage {
       c.pointee.has_size = 1
       c.pointee.size = size
     }
+    (c.pointee.n_packets, c.pointee.packets) = arena.lower(packets)
   }
 }

@@ -1,0 +1,252 @@
+import CLinux
+import Checkpoint
+import Glibc
+import Linux
+import SystemPackage
+
+/// Files that are open or mapped but have lost their name. Without any name left the content is kept in the images (a
+/// ghost file); with another hard link, a temporary link beside the old name keeps it reachable.
+enum DeletedFile {
+  private static let suffix = Array(" (deleted)".utf8)
+
+  /// The path that the file had; `nil` if it is still there.
+  static func nameIfDeleted(_ file: DumpedFile) throws(Failure) -> [UInt8]? {
+    guard file.link.count > suffix.count, file.link.suffix(suffix.count).elementsEqual(suffix) else { return nil }
+    // A name may end like that by itself.
+    if let st = try? fstat(at: AT_FDCWD, file.linkText, followLinks: false), st.st_ino == file.stat.st_ino,
+      st.st_dev == file.stat.st_dev
+    {
+      return nil
+    }
+    return Array(file.link.dropLast(suffix.count))
+  }
+
+  static func record(_ file: DumpedFile, name: [UInt8], id: UInt32, _ dump: DumpContext) throws(Failure) {
+    var remap = RemapFilePathEntry()
+    remap.origId = id
+    if file.stat.st_nlink > 0 {
+      remap.remapType = .linked
+      remap.remapId = try link(file, beside: name, dump)
+    } else {
+      guard Int32(bitPattern: file.format) == S_IFREG || Int32(bitPattern: file.format) == S_IFDIR else {
+        throw Failure("\(file.description): a deleted special file cannot be kept")
+      }
+      remap.remapType = .ghost
+      remap.remapId = try ghost(file, dump)
+    }
+    dump.remaps.append(remap)
+  }
+
+  /// Gives a file that has another name somewhere a second one where the first was; its ID in files.img.
+  private static func link(_ file: DumpedFile, beside name: [UInt8], _ dump: DumpContext) throws(Failure) -> UInt32 {
+    let id = dump.files.nextNumber()
+    let directory = name[..<(name.lastIndex(of: UInt8(ascii: "/")) ?? 0)]
+    let path = directory + Array("/link_remap.\(id)".utf8)
+    let source = "/proc/\(file.pid)/\(file.procPath)"
+    try about("\(file.description): linking it as \(Array(path).text)") { () throws(Errno) in
+      let result = source.withCString { source in
+        Array(path + [0]).withUnsafeBytes {
+          cl_syscall(
+            Int(__NR_linkat), Int(AT_FDCWD), Int(bitPattern: source), Int(AT_FDCWD), Int(bitPattern: $0.baseAddress),
+            0x400 /* AT_SYMLINK_FOLLOW */, 0)
+        }
+      }
+      if result < 0 { throw Errno(rawValue: Int32(-result)) }
+    }
+    var reg = RegFileEntry()
+    reg.id = id
+    reg.name = Array(path)
+    reg.mode = file.stat.st_mode
+    var entry = FileEntry()
+    entry.type = .reg
+    entry.id = id
+    entry.reg = reg
+    dump.files.append(entry)
+    return id
+  }
+
+  /// Copies a file without a name into an image, once for each inode; the image's number.
+  private static func ghost(_ file: DumpedFile, _ dump: DumpContext) throws(Failure) -> UInt32 {
+    let key = FileTable.Key(
+      device: UInt64(file.stat.st_dev), inode: UInt64(file.stat.st_ino), flags: 0, position: 0, link: [])
+    if let known = dump.ghosts[key] { return known }
+    let st = file.stat
+    let kept = UInt64(st.st_blocks) * 512
+    guard kept <= dump.options.ghostLimit || Int32(bitPattern: file.format) == S_IFDIR else {
+      throw Failure(
+        "\(file.description): a deleted file of \(kept) bytes is larger than the limit of \(dump.options.ghostLimit)",
+        advice: "Raise it with --ghost-limit \(kept).")
+    }
+    let number = dump.number("ghost")
+    dump.ghosts[key] = number
+    var entry = GhostFileEntry()
+    entry.uid = st.st_uid
+    entry.gid = st.st_gid
+    entry.mode = st.st_mode
+    entry.dev = UInt32(truncatingIfNeeded: st.st_dev)
+    entry.ino = UInt64(st.st_ino)
+    entry.atim = timeval(st.st_atim)
+    entry.mtim = timeval(st.st_mtim)
+    try about("\(file.description): keeping the deleted file") { () throws(Failure) in
+      var image = try asFailure { () throws(ImageError) in try ImageWriter(.ghostFile(number), in: dump.directory) }
+      guard Int32(bitPattern: file.format) == S_IFREG else {
+        try image.write(entry)
+        try image.end()
+        return
+      }
+      entry.chunks = true
+      entry.size = UInt64(st.st_size)
+      try image.write(entry)
+      let source = try about("opening it") { () throws(Errno) in
+        try Descriptor.open("/proc/\(file.pid)/\(file.procPath)", O_RDONLY)
+      }
+      try copyChunks(source.rawValue, size: Int(st.st_size), &image)
+      try image.end()
+    }
+    return number
+  }
+
+  private static func copyChunks(_ source: Int32, size: Int, _ image: inout ImageWriter) throws(Failure) {
+    var offset = 0
+    let room = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 18, alignment: 4096)
+    defer { room.deallocate() }
+    do {
+      while offset < size {
+        do throws(Errno) {
+          offset = try syscall(__NR_lseek, Int(source), offset, 3 /* SEEK_DATA */)
+        } catch .noSuchAddressOrDevice {
+          break
+        }
+        let end = try syscall(__NR_lseek, Int(source), offset, 4 /* SEEK_HOLE */)
+        while offset < end {
+          let n = try syscall(
+            __NR_pread64, Int(source), Int(bitPattern: room.baseAddress), min(room.count, end - offset), offset)
+          if n == 0 { return }
+          var chunk = GhostChunkEntry()
+          chunk.off = UInt64(offset)
+          chunk.len = UInt64(n)
+          try image.write(chunk)
+          try image.write(raw: [UInt8](room[..<n]))
+          offset += n
+        }
+      }
+    } catch let error as Errno {
+      throw Failure("copying its content", error)
+    } catch let error as Failure {
+      throw error
+    } catch {
+      throw Failure("copying its content: \(error)")
+    }
+  }
+
+  private static func timeval(_ t: timespec) -> Timeval {
+    var v = Timeval()
+    v.tvSec = UInt64(bitPattern: Int64(t.tv_sec))
+    v.tvUsec = UInt64(t.tv_nsec / 1000)
+    return v
+  }
+
+  /// Opens a file that has no name of its own any more.
+  static func open(_ reg: RegFileEntry, _ remap: RemapFilePathEntry, _ flags: Int32, _ restore: RestoreContext)
+    throws(Failure) -> Descriptor
+  {
+    switch remap.remapType ?? .linked {
+    case .linked:
+      let linked = try RegularFile.part(of: try restore.entry(remap.remapId, for: "file \(reg.name.text)"))
+      return try about("opening \(linked.name.text)") { () throws(Errno) in
+        restore.linksToRemove.insert(linked.name.text)
+        return try reopen(linked.name.text, as: reg.name, flags)
+      }
+    case .ghost:
+      let key = "ghost \(remap.remapId)"
+      if restore.kept(key) == nil {
+        restore.keep(try makeGhost(remap.remapId, reg.name, restore), as: key)
+      }
+      let master = restore.kept(key) ?? -1
+      return try about("reopening it") { () throws(Errno) in try Descriptor.open("/proc/self/fd/\(master)", flags) }
+    default:
+      throw Failure("remap-fpath.img: file \(remap.origId) is remapped in a way that swift-restore does not know yet (procfs)")
+    }
+  }
+
+  /// Opens `path` under another name, which it has only while it is opened, so that the kernel shows that name.
+  private static func reopen(_ path: String, as name: [UInt8], _ flags: Int32) throws(Errno) -> Descriptor {
+    let wanted = name.text
+    do {
+      try linkat(path, wanted)
+    } catch .fileExists {
+      return try Descriptor.open(path, flags)
+    }
+    defer { unlink(wanted) }
+    return try Descriptor.open(wanted, flags)
+  }
+
+  private static func linkat(_ from: String, _ to: String) throws(Errno) {
+    let result = from.withCString { from in
+      to.withCString {
+        cl_syscall(
+          Int(__NR_linkat), Int(AT_FDCWD), Int(bitPattern: from), Int(AT_FDCWD), Int(bitPattern: $0), 0x400, 0)
+      }
+    }
+    if result < 0 { throw Errno(rawValue: Int32(-result)) }
+  }
+
+  /// Makes the file again, fills it, gives it its old name for the moment of an open, and takes the name away.
+  private static func makeGhost(_ number: UInt32, _ name: [UInt8], _ restore: RestoreContext) throws(Failure) -> Descriptor {
+    var image = try asFailure { () throws(ImageError) in try ImageReader(.ghostFile(number), in: restore.directory) }
+    guard let entry = try image.read(GhostFileEntry.self) else { throw Failure("ghost-file-\(number).img is empty") }
+    let path = name.text
+    let directory = path.prefix(through: path.lastIndex(of: "/") ?? path.startIndex)
+    if Int32(bitPattern: entry.mode) & S_IFMT == S_IFDIR {
+      return try about("making the deleted directory") { () throws(Errno) in
+        guard mkdir(path, entry.mode & 0o7777) == 0 else { throw Errno(rawValue: errno) }
+        defer { rmdir(path) }
+        return try Descriptor.open(path, O_RDONLY | O_DIRECTORY)
+      }
+    }
+    let file = try about("making the deleted file in \(directory)") { () throws(Errno) in
+      try Descriptor.open(String(directory), O_TMPFILE | O_RDWR, mode: 0o600)
+    }
+    try fill(file.rawValue, entry, &image, number)
+    return try about("giving the deleted file its owner and name") { () throws(Errno) in
+      try syscall(__NR_fchown, Int(file.rawValue), Int(entry.uid), Int(entry.gid))
+      try syscall(__NR_fchmod, Int(file.rawValue), Int(entry.mode & 0o7777))
+      if let atime = entry.atim, let mtime = entry.mtim {
+        var times = (
+          Int64(bitPattern: atime.tvSec), Int64(atime.tvUsec) * 1000, Int64(bitPattern: mtime.tvSec),
+          Int64(mtime.tvUsec) * 1000
+        )
+        try withUnsafeMutablePointer(to: &times) { pointer throws(Errno) in
+          _ = try syscall(__NR_utimensat, Int(file.rawValue), 0, Int(bitPattern: pointer), 0)
+        }
+      }
+      return try reopen("/proc/self/fd/\(file.rawValue)", as: name, O_RDWR)
+    }
+  }
+
+  private static func fill(_ file: Int32, _ entry: GhostFileEntry, _ image: inout ImageReader, _ number: UInt32)
+    throws(Failure)
+  {
+    func write(_ bytes: [UInt8], at offset: Int) throws(Failure) {
+      let n = bytes.withUnsafeBytes {
+        cl_syscall(Int(__NR_pwrite64), Int(file), Int(bitPattern: $0.baseAddress), $0.count, offset, 0, 0)
+      }
+      if n < 0 { throw Failure("writing the deleted file", Errno(rawValue: Int32(-n))) }
+    }
+    if entry.chunks == true {
+      while let chunk = try image.read(GhostChunkEntry.self) {
+        guard chunk.off <= UInt64(Int.max) - chunk.len else {
+          throw Failure("ghost-file-\(number).img: a chunk at \(chunk.off) of \(chunk.len) bytes is too far")
+        }
+        try write(try image.bytes(Int(chunk.len)), at: Int(chunk.off))
+      }
+    } else {
+      try write(try image.bytes(image.size - image.offset), at: 0)
+    }
+    if let size = entry.size {
+      try about("setting the deleted file's size") { () throws(Errno) in
+        _ = try syscall(__NR_ftruncate, Int(file), Int(truncatingIfNeeded: size))
+      }
+    }
+  }
+}

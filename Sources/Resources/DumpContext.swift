@@ -1,0 +1,118 @@
+import CLinux
+import Checkpoint
+import Glibc
+import Linux
+import SystemPackage
+import Tracee
+
+/// What the kinds share while a tree is dumped.
+public final class DumpContext {
+  public var options: DumpOptions
+  public let directory: ImageDirectory
+  public let files: FileTable
+  /// Images that several objects write their part of.
+  public var pipeData: [(entry: PipeDataEntry, bytes: [UInt8])] = []
+  public var fifoData: [(entry: PipeDataEntry, bytes: [UInt8])] = []
+  public var memfds: [MemfdInodeEntry] = []
+  public var remaps: [RemapFilePathEntry] = []
+  public var terminals: [TtyInfoEntry] = []
+  var ghosts: [FileTable.Key: UInt32] = [:]
+  public var shmems = SharedMemoryTable()
+  /// Image numbers that are given out one after the other.
+  private var numbers: [String: UInt32] = [:]
+  public var statistics = DumpStatsEntry()
+  public var warnings: [String] = []
+
+  public init(options: DumpOptions, directory: consuming ImageDirectory) {
+    self.options = options
+    self.directory = directory
+    files = FileTable()
+  }
+
+  /// The next free number of a kind of image or object: 1, 2, …
+  public func number(_ kind: String) -> UInt32 {
+    numbers[kind, default: 0] += 1
+    return numbers[kind, default: 0]
+  }
+}
+
+/// What the user asked of a dump.
+public struct DumpOptions: Sendable {
+  public var pid: Int32 = 0
+  public var leaveRunning = false
+  public var leaveStopped = false
+  public var shellJob = false
+  /// Bytes of the largest deleted file whose content is kept.
+  public var ghostLimit: UInt64 = 1 << 20
+  /// Seconds that freezing may take.
+  public var timeout: Int = 10
+
+  public init() {}
+}
+
+/// The file descriptions of a tree, each once.
+public final class FileTable {
+  struct Key: Hashable {
+    var device: UInt64
+    var inode: UInt64
+    var flags: UInt32
+    var position: UInt64
+    var link: [UInt8]
+  }
+
+  private struct Member {
+    var pid: Int32
+    var number: Int32
+    var id: UInt32
+  }
+
+  public private(set) var entries: [FileEntry] = []
+  /// Descriptions that look alike, in kcmp's order.
+  private var alike: [Key: [Member]] = [:]
+  private var named: [Key: UInt32] = [:]
+  private var nextID: UInt32 = 1
+
+  public init() {}
+
+  public func nextNumber() -> UInt32 {
+    defer { nextID += 1 }
+    return nextID
+  }
+
+  public func append(_ entry: FileEntry) { entries.append(entry) }
+
+  /// The ID of a description that a descriptor names; recorded if it is seen for the first time (man 2 kcmp).
+  public func id(of file: DumpedFile, kind: any FileKind.Type, _ dump: DumpContext) throws(Failure) -> UInt32 {
+    let key = Key(
+      device: UInt64(file.stat.st_dev), inode: UInt64(file.stat.st_ino), flags: file.info.flags & descriptionFlags,
+      position: file.info.position, link: file.isAnonymous ? [] : file.link)
+    var members = alike[key] ?? []
+    var low = 0
+    var high = members.count
+    while low < high {
+      let middle = (low + high) / 2
+      let order = try about("\(file.description): kcmp") { () throws(Errno) in
+        try kcmp(file.pid, members[middle].pid, .file, Int(file.number), Int(members[middle].number))
+      }
+      if order == 0 { return members[middle].id }
+      if order < 0 { high = middle } else { low = middle + 1 }
+    }
+    let id = nextNumber()
+    append(try kind.record(file, id: id, dump))
+    members.insert(Member(pid: file.pid, number: file.number, id: id), at: low)
+    alike[key] = members
+    return id
+  }
+
+  /// The ID of a file without a descriptor: the same for every task that has it at the same path with the same flags.
+  public func id(ofNamed file: DumpedFile, kind: any FileKind.Type, _ dump: DumpContext) throws(Failure) -> UInt32 {
+    let key = Key(
+      device: UInt64(file.stat.st_dev), inode: UInt64(file.stat.st_ino), flags: file.info.flags, position: 0,
+      link: file.link)
+    if let id = named[key] { return id }
+    let id = nextNumber()
+    append(try kind.record(file, id: id, dump))
+    named[key] = id
+    return id
+  }
+}

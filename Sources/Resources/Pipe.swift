@@ -1,0 +1,131 @@
+import CLinux
+import Checkpoint
+import Glibc
+import Linux
+import SystemPackage
+import Tracee
+
+/// Pipes: their ends, what is in them, their size, and packet mode (man 7 pipe).
+public enum Pipe: FileKind {
+  public static let type = FdTypes.pipe
+
+  public static func matches(_ file: DumpedFile) -> Bool { file.link.starts(with: "pipe:[".utf8) }
+
+  public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry {
+    var pipe = PipeEntry()
+    pipe.id = id
+    pipe.pipeId = UInt32(truncatingIfNeeded: file.stat.st_ino)
+    pipe.flags = file.info.flags & descriptionFlags
+    try about(file.description) { () throws(Failure) in
+      let end = try file.duplicate()
+      pipe.fown = try about("reading its owner") { () throws(Errno) in try FownEntry(of: end.rawValue) }
+      if !dump.pipeData.contains(where: { $0.entry.pipeId == pipe.pipeId }) {
+        dump.pipeData.append(try content(of: end.rawValue, pipeID: pipe.pipeId))
+      }
+    }
+    var entry = FileEntry()
+    entry.type = type
+    entry.id = id
+    entry.pipe = pipe
+    return entry
+  }
+
+  /// Copies what is in a pipe without taking it out (man 2 tee).
+  static func content(of end: Int32, pipeID: UInt32) throws(Failure) -> (entry: PipeDataEntry, bytes: [UInt8]) {
+    var entry = PipeDataEntry()
+    entry.pipeId = pipeID
+    do throws(Errno) {
+      let size = try syscall(__NR_fcntl, Int(end), F_GETPIPE_SZ)
+      entry.size = UInt32(size)
+      // Only a read end can be the source of tee; every pipe can be opened for reading through /proc.
+      let source = try Descriptor.open("/proc/self/fd/\(end)", O_RDONLY | O_NONBLOCK)
+      let (readEnd, writeEnd) = try makePipe(flags: O_NONBLOCK)
+      // Packets are told apart by the buffers that they fill: the copy has as many.
+      try syscall(__NR_fcntl, Int(writeEnd.rawValue), F_SETPIPE_SZ, size)
+      do {
+        try syscall(__NR_tee, Int(source.rawValue), Int(writeEnd.rawValue), Int(Int32.max), 2 /* SPLICE_F_NONBLOCK */)
+      } catch .resourceTemporarilyUnavailable {
+        return (entry, [])
+      }
+      var bytes: [UInt8] = []
+      let room = UnsafeMutableRawPointer.allocate(byteCount: size, alignment: 16)
+      defer { room.deallocate() }
+      while true {
+        do {
+          let n = try syscall(__NR_read, Int(readEnd.rawValue), Int(bitPattern: room), size)
+          if n == 0 { break }
+          bytes += UnsafeRawBufferPointer(start: room, count: n)
+          entry.packets.append(UInt32(n))
+        } catch .resourceTemporarilyUnavailable {
+          break
+        }
+      }
+      // In a stream the whole content is read at once; only packets come in several parts.
+      if entry.packets.count < 2 { entry.packets = [] }
+      entry.bytes = UInt32(bytes.count)
+      return (entry, bytes)
+    } catch {
+      throw Failure("copying what is in the pipe", error)
+    }
+  }
+
+  public static func open(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) -> Descriptor {
+    guard let pipe = entry.pipe else { throw Failure("files.img: file \(entry.id) is a pipe without its part") }
+    return try about("pipe \(pipe.pipeId)") { () throws(Errno) -> Descriptor in
+      let name = "pipe \(pipe.pipeId) "
+      if restore.kept(name + "read") == nil {
+        let (readEnd, writeEnd) = try makePipe(flags: O_NONBLOCK)
+        try fill(writeEnd.rawValue, pipe.pipeId, restore)
+        restore.keep(readEnd, as: name + "read")
+        restore.keep(writeEnd, as: name + "write")
+      }
+      let writes = pipe.flags & UInt32(O_ACCMODE) != UInt32(O_RDONLY)
+      let end = restore.kept(name + (writes ? "write" : "read")) ?? -1
+      // A description of its own, with its own flags.
+      let flags = Int32(bitPattern: pipe.flags) & (O_ACCMODE | O_NONBLOCK | O_DIRECT)
+      let descriptor = try Descriptor.open("/proc/self/fd/\(end)", flags)
+      try pipe.fown.restore(to: descriptor.rawValue)
+      return descriptor
+    }
+  }
+
+  private static func fill(_ writeEnd: Int32, _ pipeID: UInt32, _ restore: RestoreContext) throws(Errno) {
+    guard let (data, bytes) = restore.pipeData[pipeID] else { return }
+    if let size = data.size, size != 0 { try syscall(__NR_fcntl, Int(writeEnd), F_SETPIPE_SZ, Int(size)) }
+    if !data.packets.isEmpty {
+      try syscall(__NR_fcntl, Int(writeEnd), Int(F_SETFL), Int(O_NONBLOCK | O_DIRECT))
+    }
+    var offset = 0
+    for length in data.packets.isEmpty ? [data.bytes] : data.packets where length != 0 {
+      var written = 0
+      while written < Int(length), offset + written < bytes.count {
+        let n = bytes.withUnsafeBytes {
+          cl_syscall(
+            Int(__NR_write), Int(writeEnd), Int(bitPattern: $0.baseAddress) + offset + written,
+            min(Int(length) - written, bytes.count - offset - written), 0, 0, 0)
+        }
+        if n < 0 { throw Errno(rawValue: Int32(-n)) }
+        written += n
+      }
+      offset += written
+    }
+  }
+
+  static func makePipe(flags: Int32) throws(Errno) -> (Descriptor, Descriptor) {
+    var ends: (Int32, Int32) = (-1, -1)
+    try withUnsafeMutablePointer(to: &ends) { pointer throws(Errno) in
+      _ = try syscall(__NR_pipe2, Int(bitPattern: pointer), Int(flags | O_CLOEXEC))
+    }
+    return (Descriptor(ends.0), Descriptor(ends.1))
+  }
+}
+
+extension DumpedFile {
+  /// A duplicate of the description in this process (man 2 pidfd_getfd).
+  public func duplicate() throws(Failure) -> Descriptor {
+    try about("duplicating it", advice: "This needs CAP_SYS_PTRACE; run as root.") { () throws(Errno) -> Descriptor in
+      let pidfd = try pidfdOpen(pid)
+      return try pidfdGetfd(pidfd.rawValue, number)
+    }
+  }
+}

@@ -1,0 +1,134 @@
+import CLinux
+import Checkpoint
+import Glibc
+import Linux
+import SystemPackage
+import Tracee
+
+/// Files that are opened by a path: regular files, directories, the memory devices, and anything under O_PATH.
+/// Also what a task maps, its executable, and its working and root directories.
+public enum RegularFile: FileKind {
+  public static let type = FdTypes.reg
+
+  /// null, zero, full, random, urandom (Documentation/admin-guide/devices.txt)
+  private static let memoryDevices: Set<UInt32> = [3, 5, 7, 8, 9]
+
+  public static func matches(_ file: DumpedFile) -> Bool {
+    guard !file.isAnonymous, !file.link.starts(with: "/memfd:".utf8) else { return false }
+    if file.info.flags & UInt32(O_PATH) != 0 { return true }
+    switch Int32(bitPattern: file.format) {
+    case S_IFREG, S_IFDIR: return true
+    case S_IFCHR:
+      let (major, minor) = deviceNumber(UInt64(file.stat.st_rdev))
+      return major == 1 && memoryDevices.contains(minor)
+    default: return false
+    }
+  }
+
+  public static func objection(_ file: DumpedFile) -> String? {
+    if file.info.locks > 0 { return "a file lock (file-locks)" }
+    if file.link.starts(with: "(unreachable)".utf8) { return "a file outside the root (unreachable)" }
+    let path = file.linkText
+    if path.hasPrefix("/proc/"), let c = path.utf8.dropFirst(6).first, c >= 0x30, c <= 0x39 {
+      return "a file of a task in /proc (procfs)"
+    }
+    return nil
+  }
+
+  public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry {
+    var reg = RegFileEntry()
+    reg.id = id
+    reg.flags = file.info.flags & descriptionFlags & ~UInt32(bitPattern: O_TMPFILE & ~O_DIRECTORY)
+    if file.format != UInt32(S_IFDIR) { reg.flags &= ~UInt32(O_DIRECTORY) }
+    reg.pos = file.info.position
+    reg.mode = file.stat.st_mode
+    reg.name = file.link
+    if file.number >= 0 && reg.flags & UInt32(O_PATH) == 0 {
+      reg.fown = try about(file.description) { () throws(Failure) in
+        let duplicate = try file.duplicate()
+        return try about("reading its owner") { () throws(Errno) in try FownEntry(of: duplicate.rawValue) }
+      }
+    }
+    if file.format == UInt32(S_IFREG) {
+      reg.size = UInt64(file.stat.st_size)
+      reg.buildId = BuildID.read(file)
+    }
+    if let name = try DeletedFile.nameIfDeleted(file) {
+      reg.name = name
+      try DeletedFile.record(file, name: name, id: id, dump)
+    }
+    var entry = FileEntry()
+    entry.type = type
+    entry.id = id
+    entry.reg = reg
+    return entry
+  }
+
+  public static func check(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) {
+    let reg = try part(of: entry)
+    guard restore.remaps[entry.id] == nil else { return }
+    let subject = "file \(reg.name.text)"
+    let st = try about(subject, advice: "The tree needs it as it was at the dump; put it back.") { () throws(Errno) in
+      try fstat(at: AT_FDCWD, reg.name.text, followLinks: reg.mode.map { Int32($0) & S_IFMT != S_IFLNK } ?? true)
+    }
+    guard restore.options.validateFiles else { return }
+    if let mode = reg.mode, mode & UInt32(S_IFMT) != st.st_mode & UInt32(S_IFMT) {
+      throw Failure("\(subject) is of another type than at the dump", advice: changedAdvice)
+    }
+    guard st.st_mode & UInt32(S_IFMT) == UInt32(S_IFREG) else { return }
+    if let size = reg.size, size != UInt64(st.st_size) {
+      throw Failure("\(subject) has \(st.st_size) bytes; at the dump it had \(size)", advice: changedAdvice)
+    }
+    if !reg.buildId.isEmpty {
+      let now = BuildID.read(path: reg.name.text)
+      if now != reg.buildId { throw Failure("\(subject) has another build-id than at the dump", advice: changedAdvice) }
+    }
+  }
+
+  private static let changedAdvice =
+    "The tree needs it as it was; put it back, or accept the change with --file-validation none."
+
+  public static func open(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) -> Descriptor {
+    let reg = try part(of: entry)
+    // What says how to open, without what would change the file.
+    let flags = Int32(bitPattern: reg.flags) & ~(O_CREAT | O_EXCL | O_TRUNC) | O_NOCTTY
+    if let remap = restore.remaps[entry.id] {
+      return try about("file \(reg.name.text)") { () throws(Failure) in
+        let descriptor = try DeletedFile.open(reg, remap, flags, restore)
+        try finish(descriptor.rawValue, reg)
+        return descriptor
+      }
+    }
+    return try about("file \(reg.name.text)") { () throws(Failure) -> Descriptor in
+      let isLink = reg.mode.map { Int32($0) & S_IFMT == S_IFLNK } ?? false
+      let descriptor = try about("openat") { () throws(Errno) in
+        try Descriptor.open(reg.name.text, flags | (isLink ? O_NOFOLLOW : 0))
+      }
+      try finish(descriptor.rawValue, reg)
+      return descriptor
+    }
+  }
+
+  private static func finish(_ fd: Int32, _ reg: RegFileEntry) throws(Failure) {
+    if reg.flags & UInt32(O_PATH) != 0 { return }
+    if reg.pos != 0 {
+      try about("seeking to \(reg.pos)") { () throws(Errno) in
+        _ = try syscall(__NR_lseek, Int(fd), Int(truncatingIfNeeded: reg.pos), 0)
+      }
+    }
+    try about("setting its owner") { () throws(Errno) in try reg.fown.restore(to: fd) }
+  }
+
+  static func part(of entry: FileEntry) throws(Failure) -> RegFileEntry {
+    guard let reg = entry.reg else { throw Failure("files.img: file \(entry.id) is a regular file without its part") }
+    guard reg.name.first == UInt8(ascii: "/"), !reg.name.contains(0) else {
+      throw Failure("files.img: file \(entry.id): name \"\(reg.name.text)\" is not an absolute path")
+    }
+    return reg
+  }
+}
+
+/// Major and minor number of a device, as the kernel's `new_decode_dev` has them.
+func deviceNumber(_ device: UInt64) -> (major: UInt32, minor: UInt32) {
+  (UInt32((device >> 8) & 0xfff), UInt32((device & 0xff) | ((device >> 12) & 0xfff00)))
+}

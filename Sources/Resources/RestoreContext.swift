@@ -1,0 +1,100 @@
+import CLinux
+import Checkpoint
+import Glibc
+import Linux
+import SystemPackage
+import Tracee
+
+/// What the kinds share while a tree is made again. All that is opened here is closed when the restore ends.
+public final class RestoreContext {
+  public let options: RestoreOptions
+  public let directory: ImageDirectory
+  /// `files.img` by ID.
+  public let files: [UInt32: FileEntry]
+  public var remaps: [UInt32: RemapFilePathEntry] = [:]
+  public var memfdInodes: [UInt32: MemfdInodeEntry] = [:]
+  public var terminals: [UInt32: TtyInfoEntry] = [:]
+  public var pipeData: [UInt32: (PipeDataEntry, [UInt8])] = [:]
+  public var fifoData: [UInt32: (PipeDataEntry, [UInt8])] = [:]
+  /// Temporary names that a dump gave to files without one; removed when the tree is complete.
+  public var linksToRemove: Set<String> = []
+  public var seccomp = SeccompEntry()
+  public var sharedMemory = RestoredSharedMemory()
+  public var warnings: [String] = []
+
+  /// Descriptions that have been made, by ID, as descriptors of this process.
+  private var opened: [UInt32: Int32] = [:]
+  /// Other descriptors to close at the end, such as both ends of a pipe, by whatever its kind calls them.
+  private var kept: [String: Int32] = [:]
+
+  public init(options: RestoreOptions, directory: consuming ImageDirectory, files: [FileEntry]) throws(Failure) {
+    self.options = options
+    self.directory = directory
+    var byID: [UInt32: FileEntry] = [:]
+    for entry in files {
+      guard byID.updateValue(entry, forKey: entry.id) == nil else {
+        throw Failure("files.img: two entries have the ID \(entry.id)")
+      }
+    }
+    self.files = byID
+  }
+
+  deinit {
+    for fd in opened.values { _ = cl_syscall(Int(__NR_close), Int(fd), 0, 0, 0, 0, 0) }
+    for fd in kept.values { _ = cl_syscall(Int(__NR_close), Int(fd), 0, 0, 0, 0, 0) }
+  }
+
+  /// The entry of a description, or the complaint that it is missing.
+  public func entry(_ id: UInt32, for user: @autoclosure () -> String) throws(Failure) -> FileEntry {
+    guard let entry = files[id] else { throw Failure("\(user()): file \(id) is not in files.img") }
+    return entry
+  }
+
+  /// The kind of an entry.
+  public func kind(of entry: FileEntry) throws(Failure) -> any FileKind.Type {
+    guard let kind = fileKinds.first(where: { $0.type == entry.type }) else {
+      throw Failure(
+        "files.img: file \(entry.id) is of the kind \(entry.type), which swift-restore does not restore yet")
+    }
+    return kind
+  }
+
+  /// A descriptor, in this process, of the description with this ID; made if it is asked for the first time.
+  public func descriptor(_ id: UInt32, for user: @autoclosure () -> String) throws(Failure) -> Int32 {
+    if let fd = opened[id] { return fd }
+    let entry = try entry(id, for: user())
+    let fd = try kind(of: entry).open(entry, self).release()
+    opened[id] = fd
+    return fd
+  }
+
+  /// A descriptor that was kept under a name.
+  public func kept(_ name: String) -> Int32? { kept[name] }
+
+  public func keep(_ descriptor: consuming Descriptor, as name: String) { kept[name] = descriptor.release() }
+}
+
+/// What the user asked of a restore.
+public struct RestoreOptions: Sendable {
+  public var detach = false
+  public var shellJob = false
+  public var sibling = false
+  /// Compare size and build-id of files with what was recorded.
+  public var validateFiles = true
+  public var transparentHugePages = true
+
+  public init() {}
+}
+
+extension FownEntry {
+  /// Sets a description's owner and signal again (man 2 fcntl, F_SETOWN_EX, F_SETSIG).
+  public func restore(to fd: Int32) throws(Errno) {
+    if pid != 0 {
+      var owner: (Int32, Int32) = (Int32(pidType), Int32(bitPattern: pid))
+      try withUnsafeMutablePointer(to: &owner) { pointer throws(Errno) in
+        _ = try syscall(__NR_fcntl, Int(fd), F_SETOWN_EX, Int(bitPattern: pointer))
+      }
+    }
+    if signum != 0 { try syscall(__NR_fcntl, Int(fd), F_SETSIG, Int(signum)) }
+  }
+}
