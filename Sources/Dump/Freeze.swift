@@ -90,7 +90,8 @@ struct Freezer {
           tids = try directory.numbers(in: "task", buffer)
         } catch {
           if parent != 0 { return nil }
-          throw Failure("task \(pid)", error, advice: "There is no such process; give the PID of a running one.")
+          throw Failure(
+            "task \(pid)", error, advice: "There is no such process; give the PID of a running one.")
         }
         let new = tids.filter { !known.contains($0) }
         if new.isEmpty { break }
@@ -147,16 +148,19 @@ struct Freezer {
     guard error == .notPermitted || error == .permissionDenied else { return Failure(cause, error) }
     if let tracer = tracer(of: tid), tracer != 0 {
       return Failure(
-        "task \(pid): thread \(tid) is already traced by process \(tracer)", advice: "End that debugger first.",
+        "task \(pid): thread \(tid) is already traced by process \(tracer)",
+        advice: "End that debugger first.",
         errno: error)
     }
     return Failure(
-      cause, error, advice: "The process belongs to another user or is protected; run as root (CAP_SYS_PTRACE).")
+      cause, error,
+      advice: "The process belongs to another user or is protected; run as root (CAP_SYS_PTRACE).")
   }
 
   private static func tracer(of tid: Int32) -> Int32? {
     let buffer = ReadBuffer()
-    guard let directory = try? ProcDirectory(pid: tid), let text = try? directory.read("status", buffer) else {
+    guard let directory = try? ProcDirectory(pid: tid), let text = try? directory.read("status", buffer)
+    else {
       return nil
     }
     return ProcStatus(text).tracerPID

@@ -134,3 +134,12 @@ extension [UInt8] {
   /// The bytes as text for messages; what is not UTF-8 is replaced.
   public var text: String { String(decoding: self, as: UTF8.self) }
 }
+
+/// The next range of a file that holds data, at or after `offset`; `nil` if only a hole is left
+/// (man 2 lseek, SEEK_DATA and SEEK_HOLE).
+public func nextData(_ fd: Int32, from offset: Int) throws(Errno) -> Range<Int>? {
+  let start = cl_syscall(Int(__NR_lseek), Int(fd), offset, 3, 0, 0, 0)
+  if start == -Int(ENXIO) { return nil }
+  if start < 0 { throw Errno(rawValue: Int32(-start)) }
+  return start..<(try syscall(__NR_lseek, Int(fd), start, 4))
+}

@@ -29,6 +29,7 @@ public struct AlternateStack: TaskState {
   public static func restore(_ thread: RestoredThread, _ program: inout SyscallProgram) {
     guard let entry = thread.core.thread.sas else { return }
     let value: KernelStack = (entry.ssSp, entry.ssFlags & ~onStack, 0, entry.ssSize)
-    program.call(__NR_sigaltstack, Argument(program.place(value)), 0, for: "setting the alternate signal stack")
+    program.call(
+      __NR_sigaltstack, Argument(program.place(value)), 0, for: "setting the alternate signal stack")
   }
 }

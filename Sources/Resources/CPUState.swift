@@ -13,7 +13,8 @@ public enum CPUState {
     /// Where it lies in the standard format, from the start of the area; `nil` if this CPU does not have it.
     var range: Range<Int>? {
       let word = cl_xsave_component(rawValue)
-      let offset = Int(word >> 32), size = Int(word & 0xffff_ffff)
+      let offset = Int(word >> 32)
+      let size = Int(word & 0xffff_ffff)
       return size == 0 ? nil : offset..<(offset + size)
     }
   }
@@ -28,11 +29,14 @@ public enum CPUState {
     }
     var info = ThreadInfoX86()
     info.gpregs = record(thread.registers)
-    guard state.count >= 576 else { throw Failure("task \(thread.tid): this CPU has no XSAVE, which is needed") }
+    guard state.count >= 576 else {
+      throw Failure("task \(thread.tid): this CPU has no XSAVE, which is needed")
+    }
     let present = state.withUnsafeBytes { $0.loadUnaligned(fromByteOffset: headerOffset, as: UInt64.self) }
     guard present & ~expressible == 0 else {
       throw Failure(
-        "task \(thread.tid): XSAVE components 0x\(String(present & ~expressible, radix: 16)) (such as AMX tiles) are not supported")
+        "task \(thread.tid): XSAVE components 0x\(String(present & ~expressible, radix: 16)) (such as AMX tiles) are not supported"
+      )
     }
     info.fpregs = state.withUnsafeBytes { record($0, present) }
     return info
@@ -45,7 +49,9 @@ public enum CPUState {
     (e.r11, e.r10, e.r9, e.r8) = (UInt64(r.r11), UInt64(r.r10), UInt64(r.r9), UInt64(r.r8))
     (e.bp, e.bx, e.ax, e.cx) = (UInt64(r.rbp), UInt64(r.rbx), UInt64(r.rax), UInt64(r.rcx))
     (e.dx, e.si, e.di, e.origAx) = (UInt64(r.rdx), UInt64(r.rsi), UInt64(r.rdi), UInt64(r.orig_rax))
-    (e.ip, e.cs, e.flags, e.sp, e.ss) = (UInt64(r.rip), UInt64(r.cs), UInt64(r.eflags), UInt64(r.rsp), UInt64(r.ss))
+    (e.ip, e.cs, e.flags, e.sp, e.ss) = (
+      UInt64(r.rip), UInt64(r.cs), UInt64(r.eflags), UInt64(r.rsp), UInt64(r.ss)
+    )
     (e.fsBase, e.gsBase) = (UInt64(r.fs_base), UInt64(r.gs_base))
     (e.ds, e.es, e.fs, e.gs) = (UInt64(r.ds), UInt64(r.es), UInt64(r.fs), UInt64(r.gs))
     e.mode = .native
@@ -93,7 +99,9 @@ public enum CPUState {
       (r.r11, r.r10, r.r9, r.r8) = (.init(e.r11), .init(e.r10), .init(e.r9), .init(e.r8))
       (r.rbp, r.rbx, r.rax, r.rcx) = (.init(e.bp), .init(e.bx), .init(e.ax), .init(e.cx))
       (r.rdx, r.rsi, r.rdi, r.orig_rax) = (.init(e.dx), .init(e.si), .init(e.di), .init(e.origAx))
-      (r.rip, r.cs, r.eflags, r.rsp, r.ss) = (.init(e.ip), .init(e.cs), .init(e.flags), .init(e.sp), .init(e.ss))
+      (r.rip, r.cs, r.eflags, r.rsp, r.ss) = (
+        .init(e.ip), .init(e.cs), .init(e.flags), .init(e.sp), .init(e.ss)
+      )
       (r.fs_base, r.gs_base) = (.init(e.fsBase), .init(e.gsBase))
       (r.ds, r.es, r.fs, r.gs) = (.init(e.ds), .init(e.es), .init(e.fs), .init(e.gs))
     }

@@ -13,14 +13,23 @@ public struct Credentials: TaskState {
     secureBits = program.call(__NR_prctl, 27 /* PR_GET_SECUREBITS */, for: "reading the secure bits")
     parentDeath = program.reserve(8)
     program.call(
-      __NR_prctl, 2 /* PR_GET_PDEATHSIG */, Argument(parentDeath.address), for: "reading the parent-death signal")
+      __NR_prctl, 2 /* PR_GET_PDEATHSIG */, Argument(parentDeath.address),
+      for: "reading the parent-death signal")
   }
 
   public func record(from slot: Slot, of thread: DumpedThread, into core: inout CoreEntry) {
     let status = thread.status
     var entry = CredsEntry()
-    if status.uids.count == 4 { (entry.uid, entry.euid, entry.suid, entry.fsuid) = (status.uids[0], status.uids[1], status.uids[2], status.uids[3]) }
-    if status.gids.count == 4 { (entry.gid, entry.egid, entry.sgid, entry.fsgid) = (status.gids[0], status.gids[1], status.gids[2], status.gids[3]) }
+    if status.uids.count == 4 {
+      (entry.uid, entry.euid, entry.suid, entry.fsuid) = (
+        status.uids[0], status.uids[1], status.uids[2], status.uids[3]
+      )
+    }
+    if status.gids.count == 4 {
+      (entry.gid, entry.egid, entry.sgid, entry.fsgid) = (
+        status.gids[0], status.gids[1], status.gids[2], status.gids[3]
+      )
+    }
     entry.groups = status.groups
     entry.capInh = Self.words(status.capInheritable)
     entry.capPrm = Self.words(status.capPermitted)
@@ -37,7 +46,8 @@ public struct Credentials: TaskState {
     if let entry = thread.core.thread.creds { restore(entry, bounding: ownBounding, &program) }
     if let signal = thread.core.thread.pdeathSig, signal != 0 {
       // After the IDs: a change of those clears it (man 2 PR_SET_PDEATHSIG).
-      program.call(__NR_prctl, 1 /* PR_SET_PDEATHSIG */, Argument(signal), for: "setting the parent-death signal")
+      program.call(
+        __NR_prctl, 1 /* PR_SET_PDEATHSIG */, Argument(signal), for: "setting the parent-death signal")
     }
   }
 
@@ -46,21 +56,30 @@ public struct Credentials: TaskState {
       __NR_setgroups, Argument(entry.groups.count),
       Argument(entry.groups.withUnsafeBytes { program.place($0) }), for: "setting the supplementary groups")
     // SECBIT_NO_SETUID_FIXUP | SECBIT_KEEP_CAPS: the capabilities last until all IDs are set.
-    program.call(__NR_prctl, 28 /* PR_SET_SECUREBITS */, 0x14, for: "keeping capabilities over the change of IDs")
     program.call(
-      __NR_setresgid, Argument(entry.gid), Argument(entry.egid), Argument(entry.sgid), for: "setting the group IDs")
-    if entry.fsgid != entry.egid { program.call(__NR_setfsgid, Argument(entry.fsgid), for: "setting the group ID for files") }
+      __NR_prctl, 28 /* PR_SET_SECUREBITS */, 0x14, for: "keeping capabilities over the change of IDs")
     program.call(
-      __NR_setresuid, Argument(entry.uid), Argument(entry.euid), Argument(entry.suid), for: "setting the user IDs")
-    if entry.fsuid != entry.euid { program.call(__NR_setfsuid, Argument(entry.fsuid), for: "setting the user ID for files") }
+      __NR_setresgid, Argument(entry.gid), Argument(entry.egid), Argument(entry.sgid),
+      for: "setting the group IDs")
+    if entry.fsgid != entry.egid {
+      program.call(__NR_setfsgid, Argument(entry.fsgid), for: "setting the group ID for files")
+    }
+    program.call(
+      __NR_setresuid, Argument(entry.uid), Argument(entry.euid), Argument(entry.suid),
+      for: "setting the user IDs")
+    if entry.fsuid != entry.euid {
+      program.call(__NR_setfsuid, Argument(entry.fsuid), for: "setting the user ID for files")
+    }
     let drop = bounding & ~mask(entry.capBnd)
     for number in 0..<64 where drop & (1 << UInt64(number)) != 0 {
       program.call(
-        __NR_prctl, 24 /* PR_CAPBSET_DROP */, Argument(number), for: "dropping from the bounding set capability",
+        __NR_prctl, 24 /* PR_CAPBSET_DROP */, Argument(number),
+        for: "dropping from the bounding set capability",
         UInt64(number))
     }
     // The inheritable set may grow beyond the permitted one only with CAP_SETPCAP: it is set while all are held.
-    let inheritable = mask(entry.capInh), ambient = mask(entry.capAmb)
+    let inheritable = mask(entry.capInh)
+    let ambient = mask(entry.capAmb)
     let header: (UInt32, Int32) = (0x2008_0522, 0)  // _LINUX_CAPABILITY_VERSION_3, this thread
     func capset(_ effective: UInt64, _ permitted: UInt64, _ inheritable: UInt64) {
       let data: (UInt32, UInt32, UInt32, UInt32, UInt32, UInt32) = (
@@ -69,13 +88,15 @@ public struct Credentials: TaskState {
         UInt32(inheritable >> 32)
       )
       program.call(
-        __NR_capset, Argument(program.place(header)), Argument(program.place(data)), for: "setting the capabilities")
+        __NR_capset, Argument(program.place(header)), Argument(program.place(data)),
+        for: "setting the capabilities")
     }
     if ambient != 0 {
       capset(Capabilities.own.rawValue, Capabilities.own.rawValue, inheritable)
       for number in 0..<64 where ambient & (1 << UInt64(number)) != 0 {
         program.call(
-          __NR_prctl, 47 /* PR_CAP_AMBIENT */, 2, Argument(number), 0, 0, for: "raising the ambient capability",
+          __NR_prctl, 47 /* PR_CAP_AMBIENT */, 2, Argument(number), 0, 0,
+          for: "raising the ambient capability",
           UInt64(number))
       }
     }
@@ -89,7 +110,8 @@ public struct Credentials: TaskState {
   /// This process's bounding set, which the stubs inherit.
   private static let ownBounding: UInt64 = {
     var set: UInt64 = 0
-    for number in 0..<64 where cl_syscall(Int(__NR_prctl), 23 /* PR_CAPBSET_READ */, number, 0, 0, 0, 0) == 1 {
+    for number in 0..<64 where cl_syscall(Int(__NR_prctl), 23 /* PR_CAPBSET_READ */, number, 0, 0, 0, 0) == 1
+    {
       set |= 1 << UInt64(number)
     }
     return set

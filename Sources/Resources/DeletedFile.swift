@@ -11,7 +11,9 @@ enum DeletedFile {
 
   /// The path that the file had; `nil` if it is still there.
   static func nameIfDeleted(_ file: DumpedFile) throws(Failure) -> [UInt8]? {
-    guard file.link.count > suffix.count, file.link.suffix(suffix.count).elementsEqual(suffix) else { return nil }
+    guard file.link.count > suffix.count, file.link.suffix(suffix.count).elementsEqual(suffix) else {
+      return nil
+    }
     // A name may end like that by itself.
     if let st = try? fstat(at: AT_FDCWD, file.linkText, followLinks: false), st.st_ino == file.stat.st_ino,
       st.st_dev == file.stat.st_dev
@@ -28,7 +30,7 @@ enum DeletedFile {
       remap.remapType = .linked
       remap.remapId = try link(file, beside: name, dump)
     } else {
-      guard Int32(bitPattern: file.format) == S_IFREG || Int32(bitPattern: file.format) == S_IFDIR else {
+      guard file.format == S_IFREG || file.format == S_IFDIR else {
         throw Failure("\(file.description): a deleted special file cannot be kept")
       }
       remap.remapType = .ghost
@@ -38,7 +40,9 @@ enum DeletedFile {
   }
 
   /// Gives a file that has another name somewhere a second one where the first was; its ID in files.img.
-  private static func link(_ file: DumpedFile, beside name: [UInt8], _ dump: DumpContext) throws(Failure) -> UInt32 {
+  private static func link(_ file: DumpedFile, beside name: [UInt8], _ dump: DumpContext) throws(Failure)
+    -> UInt32
+  {
     let id = dump.files.nextNumber()
     let directory = name[..<(name.lastIndex(of: UInt8(ascii: "/")) ?? 0)]
     let path = directory + Array("/link_remap.\(id)".utf8)
@@ -47,7 +51,8 @@ enum DeletedFile {
       let result = source.withCString { source in
         Array(path + [0]).withUnsafeBytes {
           cl_syscall(
-            Int(__NR_linkat), Int(AT_FDCWD), Int(bitPattern: source), Int(AT_FDCWD), Int(bitPattern: $0.baseAddress),
+            Int(__NR_linkat), Int(AT_FDCWD), Int(bitPattern: source), Int(AT_FDCWD),
+            Int(bitPattern: $0.baseAddress),
             0x400 /* AT_SYMLINK_FOLLOW */, 0)
         }
       }
@@ -72,7 +77,7 @@ enum DeletedFile {
     if let known = dump.ghosts[key] { return known }
     let st = file.stat
     let kept = UInt64(st.st_blocks) * 512
-    guard kept <= dump.options.ghostLimit || Int32(bitPattern: file.format) == S_IFDIR else {
+    guard kept <= dump.options.ghostLimit || file.format == S_IFDIR else {
       throw Failure(
         "\(file.description): a deleted file of \(kept) bytes is larger than the limit of \(dump.options.ghostLimit)",
         advice: "Raise it with --ghost-limit \(kept).")
@@ -88,8 +93,10 @@ enum DeletedFile {
     entry.atim = timeval(st.st_atim)
     entry.mtim = timeval(st.st_mtim)
     try about("\(file.description): keeping the deleted file") { () throws(Failure) in
-      var image = try asFailure { () throws(ImageError) in try ImageWriter(.ghostFile(number), in: dump.directory) }
-      guard Int32(bitPattern: file.format) == S_IFREG else {
+      var image = try asFailure { () throws(ImageError) in
+        try ImageWriter(.ghostFile(number), in: dump.directory)
+      }
+      guard file.format == S_IFREG else {
         try image.write(entry)
         try image.end()
         return
@@ -110,32 +117,24 @@ enum DeletedFile {
     var offset = 0
     let room = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 18, alignment: 4096)
     defer { room.deallocate() }
-    do {
-      while offset < size {
-        do throws(Errno) {
-          offset = try syscall(__NR_lseek, Int(source), offset, 3 /* SEEK_DATA */)
-        } catch .noSuchAddressOrDevice {
-          break
+    while offset < size {
+      let next = try about("finding its data") { () throws(Errno) in try nextData(source, from: offset) }
+      guard let data = next else { return }
+      offset = data.lowerBound
+      while offset < data.upperBound {
+        let n = try about("reading its content") { () throws(Errno) in
+          try syscall(
+            __NR_pread64, Int(source), Int(bitPattern: room.baseAddress),
+            min(room.count, data.upperBound - offset), offset)
         }
-        let end = try syscall(__NR_lseek, Int(source), offset, 4 /* SEEK_HOLE */)
-        while offset < end {
-          let n = try syscall(
-            __NR_pread64, Int(source), Int(bitPattern: room.baseAddress), min(room.count, end - offset), offset)
-          if n == 0 { return }
-          var chunk = GhostChunkEntry()
-          chunk.off = UInt64(offset)
-          chunk.len = UInt64(n)
-          try image.write(chunk)
-          try image.write(raw: [UInt8](room[..<n]))
-          offset += n
-        }
+        if n == 0 { return }
+        var chunk = GhostChunkEntry()
+        chunk.off = UInt64(offset)
+        chunk.len = UInt64(n)
+        try image.write(chunk)
+        try image.write(raw: [UInt8](room[..<n]))
+        offset += n
       }
-    } catch let error as Errno {
-      throw Failure("copying its content", error)
-    } catch let error as Failure {
-      throw error
-    } catch {
-      throw Failure("copying its content: \(error)")
     }
   }
 
@@ -147,7 +146,9 @@ enum DeletedFile {
   }
 
   /// Opens a file that has no name of its own any more.
-  static func open(_ reg: RegFileEntry, _ remap: RemapFilePathEntry, _ flags: Int32, _ restore: RestoreContext)
+  static func open(
+    _ reg: RegFileEntry, _ remap: RemapFilePathEntry, _ flags: Int32, _ restore: RestoreContext
+  )
     throws(Failure) -> Descriptor
   {
     switch remap.remapType ?? .linked {
@@ -163,9 +164,13 @@ enum DeletedFile {
         restore.keep(try makeGhost(remap.remapId, reg.name, restore), as: key)
       }
       let master = restore.kept(key) ?? -1
-      return try about("reopening it") { () throws(Errno) in try Descriptor.open("/proc/self/fd/\(master)", flags) }
+      return try about("reopening it") { () throws(Errno) in
+        try Descriptor.open("/proc/self/fd/\(master)", flags)
+      }
     default:
-      throw Failure("remap-fpath.img: file \(remap.origId) is remapped in a way that swift-restore does not know yet (procfs)")
+      throw Failure(
+        "remap-fpath.img: file \(remap.origId) is remapped in a way that swift-restore does not know yet (procfs)"
+      )
     }
   }
 
@@ -185,19 +190,26 @@ enum DeletedFile {
     let result = from.withCString { from in
       to.withCString {
         cl_syscall(
-          Int(__NR_linkat), Int(AT_FDCWD), Int(bitPattern: from), Int(AT_FDCWD), Int(bitPattern: $0), 0x400, 0)
+          Int(__NR_linkat), Int(AT_FDCWD), Int(bitPattern: from), Int(AT_FDCWD), Int(bitPattern: $0), 0x400, 0
+        )
       }
     }
     if result < 0 { throw Errno(rawValue: Int32(-result)) }
   }
 
   /// Makes the file again, fills it, gives it its old name for the moment of an open, and takes the name away.
-  private static func makeGhost(_ number: UInt32, _ name: [UInt8], _ restore: RestoreContext) throws(Failure) -> Descriptor {
-    var image = try asFailure { () throws(ImageError) in try ImageReader(.ghostFile(number), in: restore.directory) }
-    guard let entry = try image.read(GhostFileEntry.self) else { throw Failure("ghost-file-\(number).img is empty") }
+  private static func makeGhost(_ number: UInt32, _ name: [UInt8], _ restore: RestoreContext) throws(Failure)
+    -> Descriptor
+  {
+    var image = try asFailure { () throws(ImageError) in
+      try ImageReader(.ghostFile(number), in: restore.directory)
+    }
+    guard let entry = try image.read(GhostFileEntry.self) else {
+      throw Failure("ghost-file-\(number).img is empty")
+    }
     let path = name.text
     let directory = path.prefix(through: path.lastIndex(of: "/") ?? path.startIndex)
-    if Int32(bitPattern: entry.mode) & S_IFMT == S_IFDIR {
+    if entry.mode & S_IFMT == S_IFDIR {
       return try about("making the deleted directory") { () throws(Errno) in
         guard mkdir(path, entry.mode & 0o7777) == 0 else { throw Errno(rawValue: errno) }
         defer { rmdir(path) }
@@ -224,7 +236,9 @@ enum DeletedFile {
     }
   }
 
-  private static func fill(_ file: Int32, _ entry: GhostFileEntry, _ image: inout ImageReader, _ number: UInt32)
+  private static func fill(
+    _ file: Int32, _ entry: GhostFileEntry, _ image: inout ImageReader, _ number: UInt32
+  )
     throws(Failure)
   {
     func write(_ bytes: [UInt8], at offset: Int) throws(Failure) {

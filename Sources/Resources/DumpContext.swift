@@ -82,9 +82,11 @@ public final class FileTable {
   public func append(_ entry: FileEntry) { entries.append(entry) }
 
   /// The ID of a description that a descriptor names; recorded if it is seen for the first time (man 2 kcmp).
-  public func id(of file: DumpedFile, kind: any FileKind.Type, _ dump: DumpContext) throws(Failure) -> UInt32 {
+  public func id(of file: DumpedFile, kind: any FileKind.Type, _ dump: DumpContext) throws(Failure) -> UInt32
+  {
     let key = Key(
-      device: UInt64(file.stat.st_dev), inode: UInt64(file.stat.st_ino), flags: file.info.flags & descriptionFlags,
+      device: UInt64(file.stat.st_dev), inode: UInt64(file.stat.st_ino),
+      flags: file.info.flags & descriptionFlags,
       position: file.info.position, link: file.isAnonymous ? [] : file.link)
     var members = alike[key] ?? []
     var low = 0
@@ -105,7 +107,9 @@ public final class FileTable {
   }
 
   /// The ID of a file without a descriptor: the same for every task that has it at the same path with the same flags.
-  public func id(ofNamed file: DumpedFile, kind: any FileKind.Type, _ dump: DumpContext) throws(Failure) -> UInt32 {
+  public func id(ofNamed file: DumpedFile, kind: any FileKind.Type, _ dump: DumpContext) throws(Failure)
+    -> UInt32
+  {
     let key = Key(
       device: UInt64(file.stat.st_dev), inode: UInt64(file.stat.st_ino), flags: file.info.flags, position: 0,
       link: file.link)

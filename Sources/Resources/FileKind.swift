@@ -30,7 +30,8 @@ public protocol FileKind: SendableMetatype {
 
   /// Appends what a task must do itself once all its descriptors are in place; `number` is one of them.
   static func complete(
-    _ entry: FileEntry, number: Int32, in task: RestoredThread, _ restore: RestoreContext, _ program: inout SyscallProgram
+    _ entry: FileEntry, number: Int32, in task: RestoredThread, _ restore: RestoreContext,
+    _ program: inout SyscallProgram
   ) throws(Failure)
 }
 
@@ -38,7 +39,8 @@ extension FileKind {
   public static func objection(_ file: DumpedFile) -> String? { nil }
   public static func check(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) {}
   public static func complete(
-    _ entry: FileEntry, number: Int32, in task: RestoredThread, _ restore: RestoreContext, _ program: inout SyscallProgram
+    _ entry: FileEntry, number: Int32, in task: RestoredThread, _ restore: RestoreContext,
+    _ program: inout SyscallProgram
   ) throws(Failure) {}
 }
 
@@ -63,11 +65,12 @@ public struct DumpedFile {
 
   /// "task 12 (descriptor 3 -> /dev/null)"
   public var description: String {
-    number >= 0 ? "task \(pid): descriptor \(number) -> \(linkText)" : "task \(pid): \(procPath) -> \(linkText)"
+    number >= 0
+      ? "task \(pid): descriptor \(number) -> \(linkText)" : "task \(pid): \(procPath) -> \(linkText)"
   }
 
   /// The file type bits of st_mode.
-  public var format: UInt32 { stat.st_mode & UInt32(S_IFMT) }
+  public var format: UInt32 { stat.st_mode & S_IFMT }
 }
 
 /// `/proc/PID/fdinfo/N` (man 5 proc_pid_fdinfo).

@@ -39,7 +39,8 @@ public struct IntervalTimers: TaskState {
     for (which, entry) in [timers.real, timers.virt, timers.prof].enumerated() {
       if entry.vsec == 0 && entry.vusec == 0 { continue }
       let value: KernelTimer = (entry.isec, entry.iusec, entry.vsec, entry.vusec)
-      program.call(__NR_setitimer, Argument(which), Argument(program.place(value)), 0, for: "arming an interval timer")
+      program.call(
+        __NR_setitimer, Argument(which), Argument(program.place(value)), 0, for: "arming an interval timer")
     }
   }
 }

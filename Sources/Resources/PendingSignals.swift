@@ -43,7 +43,8 @@ public enum PendingSignals {
 
   private static func number(_ entry: SiginfoEntry, _ thread: RestoredThread) throws(Failure) -> Int32 {
     guard entry.siginfo.count == 128 else {
-      throw Failure("core-\(thread.tid).img: a pending signal's siginfo has \(entry.siginfo.count) bytes, not 128")
+      throw Failure(
+        "core-\(thread.tid).img: a pending signal's siginfo has \(entry.siginfo.count) bytes, not 128")
     }
     return entry.siginfo.withUnsafeBytes { $0.loadUnaligned(as: Int32.self) }
   }

@@ -11,7 +11,8 @@ public enum Pipe: FileKind {
 
   public static func matches(_ file: DumpedFile) -> Bool { file.link.starts(with: "pipe:[".utf8) }
 
-  public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry {
+  public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry
+  {
     var pipe = PipeEntry()
     pipe.id = id
     pipe.pipeId = UInt32(truncatingIfNeeded: file.stat.st_ino)
@@ -31,7 +32,8 @@ public enum Pipe: FileKind {
   }
 
   /// Copies what is in a pipe without taking it out (man 2 tee).
-  static func content(of end: Int32, pipeID: UInt32) throws(Failure) -> (entry: PipeDataEntry, bytes: [UInt8]) {
+  static func content(of end: Int32, pipeID: UInt32) throws(Failure) -> (entry: PipeDataEntry, bytes: [UInt8])
+  {
     var entry = PipeDataEntry()
     entry.pipeId = pipeID
     do throws(Errno) {
@@ -39,11 +41,12 @@ public enum Pipe: FileKind {
       entry.size = UInt32(size)
       // Only a read end can be the source of tee; every pipe can be opened for reading through /proc.
       let source = try Descriptor.open("/proc/self/fd/\(end)", O_RDONLY | O_NONBLOCK)
-      let (readEnd, writeEnd) = try makePipe(flags: O_NONBLOCK)
+      let ends = try PipeEnds(flags: O_NONBLOCK)
       // Packets are told apart by the buffers that they fill: the copy has as many.
-      try syscall(__NR_fcntl, Int(writeEnd.rawValue), F_SETPIPE_SZ, size)
+      try syscall(__NR_fcntl, Int(ends.write.rawValue), F_SETPIPE_SZ, size)
       do {
-        try syscall(__NR_tee, Int(source.rawValue), Int(writeEnd.rawValue), Int(Int32.max), 2 /* SPLICE_F_NONBLOCK */)
+        try syscall(
+          __NR_tee, Int(source.rawValue), Int(ends.write.rawValue), Int(Int32.max), 2 /* SPLICE_F_NONBLOCK */)
       } catch .resourceTemporarilyUnavailable {
         return (entry, [])
       }
@@ -52,7 +55,7 @@ public enum Pipe: FileKind {
       defer { room.deallocate() }
       while true {
         do {
-          let n = try syscall(__NR_read, Int(readEnd.rawValue), Int(bitPattern: room), size)
+          let n = try syscall(__NR_read, Int(ends.read.rawValue), Int(bitPattern: room), size)
           if n == 0 { break }
           bytes += UnsafeRawBufferPointer(start: room, count: n)
           entry.packets.append(UInt32(n))
@@ -70,14 +73,17 @@ public enum Pipe: FileKind {
   }
 
   public static func open(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) -> Descriptor {
-    guard let pipe = entry.pipe else { throw Failure("files.img: file \(entry.id) is a pipe without its part") }
+    guard let pipe = entry.pipe else {
+      throw Failure("files.img: file \(entry.id) is a pipe without its part")
+    }
     return try about("pipe \(pipe.pipeId)") { () throws(Errno) -> Descriptor in
       let name = "pipe \(pipe.pipeId) "
       if restore.kept(name + "read") == nil {
-        let (readEnd, writeEnd) = try makePipe(flags: O_NONBLOCK)
-        try fill(writeEnd.rawValue, pipe.pipeId, restore)
-        restore.keep(readEnd, as: name + "read")
-        restore.keep(writeEnd, as: name + "write")
+        let ends = try PipeEnds(flags: O_NONBLOCK)
+        try fill(ends.write.rawValue, pipe.pipeId, restore)
+        let (read, write) = ends.release()
+        restore.keep(Descriptor(read), as: name + "read")
+        restore.keep(Descriptor(write), as: name + "write")
       }
       let writes = pipe.flags & UInt32(O_ACCMODE) != UInt32(O_RDONLY)
       let end = restore.kept(name + (writes ? "write" : "read")) ?? -1
@@ -110,20 +116,31 @@ public enum Pipe: FileKind {
       offset += written
     }
   }
+}
 
-  static func makePipe(flags: Int32) throws(Errno) -> (Descriptor, Descriptor) {
+/// Both ends of a new pipe, close-on-exec (man 2 pipe2).
+struct PipeEnds: ~Copyable {
+  let read: Descriptor
+  let write: Descriptor
+
+  init(flags: Int32) throws(Errno) {
     var ends: (Int32, Int32) = (-1, -1)
     try withUnsafeMutablePointer(to: &ends) { pointer throws(Errno) in
       _ = try syscall(__NR_pipe2, Int(bitPattern: pointer), Int(flags | O_CLOEXEC))
     }
-    return (Descriptor(ends.0), Descriptor(ends.1))
+    read = Descriptor(ends.0)
+    write = Descriptor(ends.1)
   }
+
+  /// The bare numbers, for which the caller is responsible from now on.
+  consuming func release() -> (Int32, Int32) { (read.release(), write.release()) }
 }
 
 extension DumpedFile {
   /// A duplicate of the description in this process (man 2 pidfd_getfd).
   public func duplicate() throws(Failure) -> Descriptor {
-    try about("duplicating it", advice: "This needs CAP_SYS_PTRACE; run as root.") { () throws(Errno) -> Descriptor in
+    try about("duplicating it", advice: "This needs CAP_SYS_PTRACE; run as root.") {
+      () throws(Errno) -> Descriptor in
       let pidfd = try pidfdOpen(pid)
       return try pidfdGetfd(pidfd.rawValue, number)
     }

@@ -11,13 +11,17 @@ public struct PosixTimers: TaskState {
   /// PR_TIMER_CREATE_RESTORE_IDS of linux/prctl.h: timer_create takes the ID from where it would write it.
   private static let restoreIDs = 77
 
-  private var asked: [(entry: PosixTimerEntry, time: SyscallProgram.Buffer, overrun: SyscallProgram.Call)] = []
+  private var asked: [(entry: PosixTimerEntry, time: SyscallProgram.Buffer, overrun: SyscallProgram.Call)] =
+    []
 
   public init(asking program: inout SyscallProgram, in thread: DumpedThread) {
     for entry in thread.posixTimers {
       let time = program.reserve(32)
-      program.call(__NR_timer_gettime, Argument(entry.itId), Argument(time.address), for: "reading timer", UInt64(entry.itId))
-      let overrun = program.call(__NR_timer_getoverrun, Argument(entry.itId), for: "reading timer", UInt64(entry.itId))
+      program.call(
+        __NR_timer_gettime, Argument(entry.itId), Argument(time.address), for: "reading timer",
+        UInt64(entry.itId))
+      let overrun = program.call(
+        __NR_timer_getoverrun, Argument(entry.itId), for: "reading timer", UInt64(entry.itId))
       asked.append((entry, time, overrun))
     }
   }
@@ -43,11 +47,13 @@ public struct PosixTimers: TaskState {
         $0.storeBytes(of: entry.sivalPtr, as: UInt64.self)
         $0.storeBytes(of: entry.siSigno, toByteOffset: 8, as: UInt32.self)
         $0.storeBytes(of: entry.itSigevNotify, toByteOffset: 12, as: UInt32.self)
-        $0.storeBytes(of: entry.notifyThreadId ?? Int32(bitPattern: thread.tid), toByteOffset: 16, as: Int32.self)
+        $0.storeBytes(
+          of: entry.notifyThreadId ?? Int32(bitPattern: thread.tid), toByteOffset: 16, as: Int32.self)
       }
       let id = program.place(entry.itId)
       program.call(
-        __NR_timer_create, Argument(Int32(bitPattern: entry.clockId)), Argument(program.place(event)), Argument(id),
+        __NR_timer_create, Argument(Int32(bitPattern: entry.clockId)), Argument(program.place(event)),
+        Argument(id),
         for: "making timer", UInt64(entry.itId))
       if entry.vsec != 0 || entry.vnsec != 0 {
         let value: KernelTimer = (entry.isec, entry.insec, entry.vsec, entry.vnsec)

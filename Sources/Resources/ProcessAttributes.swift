@@ -16,7 +16,8 @@ public struct ProcessAttributes: TaskState {
     personality = program.call(__NR_personality, 0xffff_ffff, for: "reading the personality")
     subreaper = program.reserve(8)
     program.call(
-      __NR_prctl, 37 /* PR_GET_CHILD_SUBREAPER */, Argument(subreaper.address), for: "reading the subreaper flag")
+      __NR_prctl, 37 /* PR_GET_CHILD_SUBREAPER */, Argument(subreaper.address),
+      for: "reading the subreaper flag")
     // Before Linux 6.3 the kernel does not tell.
     membarrier = program.call(__NR_membarrier, Argument(Self.getRegistrations), 0, 0, mayFail: true)
   }
@@ -37,7 +38,9 @@ public struct ProcessAttributes: TaskState {
     // Each bit is the command that registers; MEMBARRIER_CMD_GLOBAL_EXPEDITED's own bit needs none.
     let mask = core.membarrierRegistrationMask ?? 0
     for bit in [2, 4, 6, 8] where mask & (1 << bit) != 0 {
-      program.call(__NR_membarrier, Argument(1 << bit), 0, 0, for: "registering for membarrier command", UInt64(1 << bit))
+      program.call(
+        __NR_membarrier, Argument(1 << bit), 0, 0, for: "registering for membarrier command", UInt64(1 << bit)
+      )
     }
   }
 }

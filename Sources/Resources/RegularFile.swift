@@ -16,7 +16,7 @@ public enum RegularFile: FileKind {
   public static func matches(_ file: DumpedFile) -> Bool {
     guard !file.isAnonymous, !file.link.starts(with: "/memfd:".utf8) else { return false }
     if file.info.flags & UInt32(O_PATH) != 0 { return true }
-    switch Int32(bitPattern: file.format) {
+    switch file.format {
     case S_IFREG, S_IFDIR: return true
     case S_IFCHR:
       let (major, minor) = deviceNumber(UInt64(file.stat.st_rdev))
@@ -35,11 +35,12 @@ public enum RegularFile: FileKind {
     return nil
   }
 
-  public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry {
+  public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry
+  {
     var reg = RegFileEntry()
     reg.id = id
     reg.flags = file.info.flags & descriptionFlags & ~UInt32(bitPattern: O_TMPFILE & ~O_DIRECTORY)
-    if file.format != UInt32(S_IFDIR) { reg.flags &= ~UInt32(O_DIRECTORY) }
+    if file.format != S_IFDIR { reg.flags &= ~UInt32(O_DIRECTORY) }
     reg.pos = file.info.position
     reg.mode = file.stat.st_mode
     reg.name = file.link
@@ -49,7 +50,7 @@ public enum RegularFile: FileKind {
         return try about("reading its owner") { () throws(Errno) in try FownEntry(of: duplicate.rawValue) }
       }
     }
-    if file.format == UInt32(S_IFREG) {
+    if file.format == S_IFREG {
       reg.size = UInt64(file.stat.st_size)
       reg.buildId = BuildID.read(file)
     }
@@ -68,20 +69,23 @@ public enum RegularFile: FileKind {
     let reg = try part(of: entry)
     guard restore.remaps[entry.id] == nil else { return }
     let subject = "file \(reg.name.text)"
-    let st = try about(subject, advice: "The tree needs it as it was at the dump; put it back.") { () throws(Errno) in
-      try fstat(at: AT_FDCWD, reg.name.text, followLinks: reg.mode.map { Int32($0) & S_IFMT != S_IFLNK } ?? true)
+    let st = try about(subject, advice: "The tree needs it as it was at the dump; put it back.") {
+      () throws(Errno) in
+      try fstat(at: AT_FDCWD, reg.name.text, followLinks: reg.mode.map { $0 & S_IFMT != S_IFLNK } ?? true)
     }
     guard restore.options.validateFiles else { return }
-    if let mode = reg.mode, mode & UInt32(S_IFMT) != st.st_mode & UInt32(S_IFMT) {
+    if let mode = reg.mode, mode & S_IFMT != st.st_mode & S_IFMT {
       throw Failure("\(subject) is of another type than at the dump", advice: changedAdvice)
     }
-    guard st.st_mode & UInt32(S_IFMT) == UInt32(S_IFREG) else { return }
+    guard st.st_mode & S_IFMT == S_IFREG else { return }
     if let size = reg.size, size != UInt64(st.st_size) {
       throw Failure("\(subject) has \(st.st_size) bytes; at the dump it had \(size)", advice: changedAdvice)
     }
     if !reg.buildId.isEmpty {
       let now = BuildID.read(path: reg.name.text)
-      if now != reg.buildId { throw Failure("\(subject) has another build-id than at the dump", advice: changedAdvice) }
+      if now != reg.buildId {
+        throw Failure("\(subject) has another build-id than at the dump", advice: changedAdvice)
+      }
     }
   }
 
@@ -100,7 +104,7 @@ public enum RegularFile: FileKind {
       }
     }
     return try about("file \(reg.name.text)") { () throws(Failure) -> Descriptor in
-      let isLink = reg.mode.map { Int32($0) & S_IFMT == S_IFLNK } ?? false
+      let isLink = reg.mode.map { $0 & S_IFMT == S_IFLNK } ?? false
       let descriptor = try about("openat") { () throws(Errno) in
         try Descriptor.open(reg.name.text, flags | (isLink ? O_NOFOLLOW : 0))
       }
@@ -120,7 +124,9 @@ public enum RegularFile: FileKind {
   }
 
   static func part(of entry: FileEntry) throws(Failure) -> RegFileEntry {
-    guard let reg = entry.reg else { throw Failure("files.img: file \(entry.id) is a regular file without its part") }
+    guard let reg = entry.reg else {
+      throw Failure("files.img: file \(entry.id) is a regular file without its part")
+    }
     guard reg.name.first == UInt8(ascii: "/"), !reg.name.contains(0) else {
       throw Failure("files.img: file \(entry.id): name \"\(reg.name.text)\" is not an absolute path")
     }

@@ -17,7 +17,8 @@ public struct ResourceLimits: TaskState {
     limits = program.reserve(16 * Self.count)
     for i in 0..<Self.count {
       program.call(
-        __NR_prlimit64, 0, Argument(i), 0, Argument(limits.address + UInt64(16 * i)), for: "reading resource limit",
+        __NR_prlimit64, 0, Argument(i), 0, Argument(limits.address + UInt64(16 * i)),
+        for: "reading resource limit",
         UInt64(i))
     }
   }
@@ -45,10 +46,12 @@ public struct ResourceLimits: TaskState {
       if known == 0, recorded.max > own.1, !Capabilities.own.contains(.sysResource) {
         value = (min(recorded.cur, own.1), own.1)
         thread.warnings.append(
-          "task \(thread.pid): hard limit RLIMIT_\(names[i]) stays at \(own.1) instead of \(recorded.max): needs CAP_SYS_RESOURCE")
+          "task \(thread.pid): hard limit RLIMIT_\(names[i]) stays at \(own.1) instead of \(recorded.max): needs CAP_SYS_RESOURCE"
+        )
       }
       program.call(
-        __NR_prlimit64, 0, Argument(i), Argument(program.place(value)), 0, for: "setting resource limit", UInt64(i))
+        __NR_prlimit64, 0, Argument(i), Argument(program.place(value)), 0, for: "setting resource limit",
+        UInt64(i))
     }
   }
 }

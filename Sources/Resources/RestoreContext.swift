@@ -27,7 +27,9 @@ public final class RestoreContext {
   /// Other descriptors to close at the end, such as both ends of a pipe, by whatever its kind calls them.
   private var kept: [String: Int32] = [:]
 
-  public init(options: RestoreOptions, directory: consuming ImageDirectory, files: [FileEntry]) throws(Failure) {
+  public init(options: RestoreOptions, directory: consuming ImageDirectory, files: [FileEntry])
+    throws(Failure)
+  {
     self.options = options
     self.directory = directory
     var byID: [UInt32: FileEntry] = [:]
@@ -41,6 +43,7 @@ public final class RestoreContext {
 
   deinit {
     for fd in opened.values { _ = cl_syscall(Int(__NR_close), Int(fd), 0, 0, 0, 0, 0) }
+    sharedMemory.closeAll()
     for fd in kept.values { _ = cl_syscall(Int(__NR_close), Int(fd), 0, 0, 0, 0, 0) }
   }
 

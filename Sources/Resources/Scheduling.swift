@@ -7,7 +7,8 @@ import Tracee
 public struct Scheduling: TaskState {
   /// struct sched_attr: size, policy, flags, nice, priority, runtime, deadline, period, utilization clamps
   private typealias Attributes = (
-    size: UInt32, policy: UInt32, flags: UInt64, nice: Int32, priority: UInt32, runtime: UInt64, deadline: UInt64,
+    size: UInt32, policy: UInt32, flags: UInt64, nice: Int32, priority: UInt32, runtime: UInt64,
+    deadline: UInt64,
     period: UInt64, utilMin: UInt32, utilMax: UInt32
   )
   private static let attributesSize = 56
@@ -30,7 +31,8 @@ public struct Scheduling: TaskState {
     nice = program.call(__NR_getpriority, 0, 0, for: "reading the nice value")
     affinity = program.reserve(Self.maskBytes)
     affinitySize = program.call(
-      __NR_sched_getaffinity, 0, Argument(Self.maskBytes), Argument(affinity.address), for: "reading the CPU affinity")
+      __NR_sched_getaffinity, 0, Argument(Self.maskBytes), Argument(affinity.address),
+      for: "reading the CPU affinity")
     ioPriority = program.call(__NR_ioprio_get, 1, 0, for: "reading the I/O priority")
     timerSlack = program.call(__NR_prctl, 30 /* PR_GET_TIMERSLACK */, for: "reading the timer slack")
   }
@@ -53,13 +55,16 @@ public struct Scheduling: TaskState {
 
   public static func restore(_ thread: RestoredThread, _ program: inout SyscallProgram) {
     let core = thread.core.thread
-    if let slack = core.timerSlackNs { program.call(__NR_prctl, 29, Argument(slack), for: "setting the timer slack") }
+    if let slack = core.timerSlackNs {
+      program.call(__NR_prctl, 29, Argument(slack), for: "setting the timer slack")
+    }
     if let priority = core.ioprio, priority != 0 {
       program.call(__NR_ioprio_set, 1, 0, Argument(priority), for: "setting the I/O priority")
     }
     if let mask = core.cpuAffinity, !mask.isEmpty {
       program.call(
-        __NR_sched_setaffinity, 0, Argument(mask.count), Argument(program.place(mask)), for: "setting the CPU affinity")
+        __NR_sched_setaffinity, 0, Argument(mask.count), Argument(program.place(mask)),
+        for: "setting the CPU affinity")
     }
     if let nice = core.schedNice {
       program.call(__NR_setpriority, 0, 0, Argument(nice), for: "setting the nice value")
@@ -69,7 +74,8 @@ public struct Scheduling: TaskState {
         UInt32(attributesSize), policy, core.schedFlags ?? 0, core.schedNice ?? 0, core.schedPrio ?? 0,
         core.schedRuntime ?? 0, core.schedDeadline ?? 0, core.schedPeriod ?? 0, 0, 1024
       )
-      program.call(__NR_sched_setattr, 0, Argument(program.place(value)), 0, for: "setting the scheduling policy")
+      program.call(
+        __NR_sched_setattr, 0, Argument(program.place(value)), 0, for: "setting the scheduling policy")
     }
   }
 }

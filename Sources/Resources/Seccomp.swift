@@ -66,17 +66,22 @@ public struct SeccompFilters {
           __NR_seccomp, 1 /* SECCOMP_SET_MODE_FILTER */, Argument(filter.flags ?? 0), Argument(header),
           for: "installing a seccomp filter")
       }
-    default: throw Failure("core-\(thread.tid).img: seccomp_mode \(thread.core.thread.seccompMode?.rawValue ?? 0) is not known")
+    default:
+      throw Failure(
+        "core-\(thread.tid).img: seccomp_mode \(thread.core.thread.seccompMode?.rawValue ?? 0) is not known")
     }
   }
 
   /// Oldest first.
-  public static func chain(of thread: RestoredThread, _ image: SeccompEntry) throws(Failure) -> [SeccompFilter] {
+  public static func chain(of thread: RestoredThread, _ image: SeccompEntry) throws(Failure)
+    -> [SeccompFilter]
+  {
     var chain: [SeccompFilter] = []
     var next = thread.core.thread.seccompFilter
     while let number = next {
       guard Int(number) < image.seccompFilters.count, chain.count < image.seccompFilters.count else {
-        throw Failure("seccomp.img: filter \(number), named by core-\(thread.tid).img, is missing or follows itself")
+        throw Failure(
+          "seccomp.img: filter \(number), named by core-\(thread.tid).img, is missing or follows itself")
       }
       let filter = image.seccompFilters[Int(number)]
       guard filter.filter.count % 8 == 0, filter.filter.count <= 8 * 4096, !filter.filter.isEmpty else {

@@ -15,7 +15,8 @@ public struct ThreadAttributes: TaskState {
     program.call(__NR_prctl, 16 /* PR_GET_NAME */, Argument(name.address), for: "reading the thread's name")
     clearTID = program.reserve(8)
     program.call(
-      __NR_prctl, 40 /* PR_GET_TID_ADDRESS */, Argument(clearTID.address), for: "reading the address to clear at exit")
+      __NR_prctl, 40 /* PR_GET_TID_ADDRESS */, Argument(clearTID.address),
+      for: "reading the address to clear at exit")
     robustList = program.reserve(16)
     program.call(
       __NR_get_robust_list, 0, Argument(robustList.address), Argument(robustList.address + 8),
@@ -43,7 +44,8 @@ public struct ThreadAttributes: TaskState {
       for: "setting the address to clear at exit")
     if core.futexRlaLen != 0 {
       program.call(
-        __NR_set_robust_list, Argument(core.futexRla), Argument(core.futexRlaLen), for: "setting the robust futex list")
+        __NR_set_robust_list, Argument(core.futexRla), Argument(core.futexRlaLen),
+        for: "setting the robust futex list")
     }
     if let rseq = core.rseqEntry, rseq.rseqAbiPointer != 0 {
       program.call(
