@@ -20,6 +20,10 @@ public final class RestoreContext {
   public var linksToRemove: Set<String> = []
   public var seccomp = SeccompEntry()
   public var sharedMemory = RestoredSharedMemory()
+  /// Bytes of each anonymous shared mapping: as many as the farthest mapping of it reaches.
+  public var sharedMemorySizes: [UInt64: UInt64] = [:]
+  /// The descriptors that every stub inherits.
+  public var service = ServiceDescriptors()
   public var warnings: [String] = []
 
   /// Descriptions that have been made, by ID, as descriptors of this process.
@@ -100,4 +104,20 @@ extension FownEntry {
     }
     if signum != 0 { try syscall(__NR_fcntl, Int(fd), F_SETSIG, Int(signum)) }
   }
+}
+
+/// Descriptors that every stub inherits, at numbers above all that the tree uses.
+public struct ServiceDescriptors: Sendable {
+  /// A pidfd of the tracer, to get files from.
+  public var tracer: Int32 = -1
+  /// The images folder.
+  public var images: Int32 = -1
+  /// The executor area's memory.
+  public var area: Int32 = -1
+  /// A number that is free for the moment.
+  public var scratch: Int32 = -1
+  /// The lowest of them.
+  public var first: Int32 = 0
+
+  public init() {}
 }

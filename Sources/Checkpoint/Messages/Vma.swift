@@ -28,6 +28,8 @@ public struct VmaEntry: ImageMessage {
   public var fdflags: UInt32?
   /// What the above cannot say: bit 0 lock on fault (mlock2), 1 sealed (mseal), 2 a NUMA policy was set.
   public var vmFlags: UInt64?
+  /// The name of anonymous memory (man 2 PR_SET_VMA_ANON_NAME).
+  public var anonName: [UInt8]?
 
   public init() {}
   public init(decoding bytes: RawSpan, in arena: borrowing ImageArena) throws(ImageError) {
@@ -55,6 +57,7 @@ extension VmaEntry: CMessage {
     madv = c.pointee.has_madv != 0 ? c.pointee.madv : nil
     fdflags = c.pointee.has_fdflags != 0 ? c.pointee.fdflags : nil
     vmFlags = c.pointee.has_vm_flags != 0 ? c.pointee.vm_flags : nil
+    anonName = c.pointee.has_anon_name != 0 ? raise(c.pointee.anon_name) : nil
   }
 
   func lower(to c: UnsafeMutablePointer<Img__VmaEntry>, in arena: borrowing ImageArena) {
@@ -78,6 +81,10 @@ extension VmaEntry: CMessage {
     if let vmFlags {
       c.pointee.has_vm_flags = 1
       c.pointee.vm_flags = vmFlags
+    }
+    if let anonName {
+      c.pointee.has_anon_name = 1
+      c.pointee.anon_name = arena.lower(anonName)
     }
   }
 }
