@@ -20,8 +20,6 @@ public struct ImageArena: ~Copyable {
     var free = 0
     /// How many bytes may be added.
     var limit = Int.max
-    /// No decoding below this stack address.
-    var stackFloor: UInt = 0
   }
 
   let state: UnsafeMutablePointer<State>
@@ -106,42 +104,35 @@ extension ImageArena {
   /// of a repeated field, two bytes in the image, takes some 80 while it is decoded).
   private func limit(forMessageOf bytes: Int) -> Int { min((1 << 20) + 128 * bytes, most) }
 
-  /// How much stack the decoder may use. libprotobuf-c recurses for nested messages and sets no bound; each
-  /// level takes about a kilobyte, and a cgroup tree is the only thing that nests deeper than five.
-  private static let stackBytes: UInt = 256 << 10
-
   /// Decodes a message by libprotobuf-c and copies it into a value.
   func decode<Message: CMessage>(_ bytes: RawSpan) throws(ImageError) -> Message {
     state.pointee.limit = limit(forMessageOf: bytes.byteCount)
-    state.pointee.stackFloor = Self.stackAddress() - Self.stackBytes
     defer { reset() }
     // Sound: the bytes are only read during the call, and the value owns copies of all it keeps.
     return try bytes.withUnsafeBytes { bytes throws(ImageError) in
+      // libprotobuf-c recurses for nested messages and sets no bound, so that is checked before.
+      if Message.isRecursive, let fault = MalformedMessage.fault(in: bytes, of: Message.self) {
+        throw malformed(Message.self, fault)
+      }
       let start = bytes.bindMemory(to: UInt8.self).baseAddress
       if let c = Message.unpack(&state.pointee.allocator, bytes.count, start) { return Message(raising: c) }
       let fault = MalformedMessage.fault(in: bytes, of: Message.self)
-      throw ImageError(
-        .malformed(
-          message: MalformedMessage.name(of: Message.self),
-          detail: fault ?? "it takes more memory than any real one"))
+      throw malformed(Message.self, fault ?? "it takes more memory than any real one")
     }
+  }
+
+  private func malformed<Message: CMessage>(_ type: Message.Type, _ fault: String) -> ImageError {
+    ImageError(.malformed(message: MalformedMessage.name(of: type), detail: fault))
   }
 
   /// libprotobuf-c's way in: nil makes it give up on the message.
   private static func allocateWithinBounds(_ data: UnsafeMutableRawPointer?, _ bytes: Int)
     -> UnsafeMutableRawPointer?
   {
-    guard let state = data?.assumingMemoryBound(to: State.self), stackAddress() >= state.pointee.stackFloor,
-      bytes >= 0, bytes <= state.pointee.limit - state.pointee.addedBytes
+    guard let state = data?.assumingMemoryBound(to: State.self), bytes >= 0,
+      bytes <= state.pointee.limit - state.pointee.addedBytes
     else { return nil }
     return allocate(state, bytes)
-  }
-
-  /// About where the stack is; it grows down.
-  @inline(never)
-  private static func stackAddress() -> UInt {
-    var here: UInt8 = 0
-    return withUnsafeMutablePointer(to: &here) { UInt(bitPattern: $0) }
   }
 }
 

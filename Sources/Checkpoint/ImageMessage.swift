@@ -30,6 +30,9 @@ extension ImageMessage {
 protocol CMessage: ImageMessage {
   associatedtype C
 
+  /// Whether a message can hold, at some depth, one that holds another of its own type.
+  static var isRecursive: Bool { get }
+
   /// protoc-c's decoder for the message; nil when the bytes are not one.
   static func unpack(
     _ allocator: UnsafeMutablePointer<ProtobufCAllocator>, _ count: Int, _ bytes: UnsafePointer<UInt8>?
@@ -37,6 +40,10 @@ protocol CMessage: ImageMessage {
 
   init(raising c: UnsafePointer<C>)
   func lower(to c: UnsafeMutablePointer<C>, in arena: borrowing ImageArena)
+}
+
+extension CMessage {
+  static var isRecursive: Bool { false }
 }
 
 /// An optional value that is kept out of line, so that a struct with many alternatives stays small.

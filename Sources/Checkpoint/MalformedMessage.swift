@@ -2,15 +2,17 @@ import CProtobufC
 
 /// Finds out what is wrong with a message that libprotobuf-c refuses: it does not say.
 ///
-/// This is slow and only runs when decoding has failed. It follows the encoding as libprotobuf-c does
-/// (protobuf.dev, "Encoding") and stops at the first thing that is not as the message's descriptor has it.
+/// This is slow: it runs when decoding has failed, and before decoding a message that can hold itself. It
+/// follows the encoding as libprotobuf-c does (protobuf.dev, "Encoding") and stops at the first thing that is
+/// not as the message's descriptor has it.
 struct MalformedMessage {
   /// The field where the fault is, with the fields that lead to it: `fpregs.xsave.xstate_bv`.
   private var path: [String] = []
   private var bytes: UnsafeRawBufferPointer
   private var position: Int
 
-  /// Somewhat less than where libprotobuf-c runs into the bound on its stack.
+  /// How deep messages may nest; libprotobuf-c takes about a kilobyte of stack for each level. A tree of
+  /// cgroups is the only thing that nests deeper than five.
   private static let deepest = 100
 
   /// What is wrong, in words, with positions counted from the start of the message; nil if it is none of the

@@ -90,6 +90,8 @@ public struct CgroupDirEntry: ImageMessage {
 }
 
 extension CgroupDirEntry: CMessage {
+  static var isRecursive: Bool { true }
+
   static func unpack(
     _ allocator: UnsafeMutablePointer<ProtobufCAllocator>, _ count: Int, _ bytes: UnsafePointer<UInt8>?
   ) -> UnsafeMutablePointer<Img__CgroupDirEntry>? {
@@ -129,6 +131,8 @@ public struct CgControllerEntry: ImageMessage {
 }
 
 extension CgControllerEntry: CMessage {
+  static var isRecursive: Bool { true }
+
   static func unpack(
     _ allocator: UnsafeMutablePointer<ProtobufCAllocator>, _ count: Int, _ bytes: UnsafePointer<UInt8>?
   ) -> UnsafeMutablePointer<Img__CgControllerEntry>? {
@@ -236,6 +240,8 @@ public struct CgroupEntry: ImageMessage {
 }
 
 extension CgroupEntry: CMessage {
+  static var isRecursive: Bool { true }
+
   static func unpack(
     _ allocator: UnsafeMutablePointer<ProtobufCAllocator>, _ count: Int, _ bytes: UnsafePointer<UInt8>?
   ) -> UnsafeMutablePointer<Img__CgroupEntry>? {
