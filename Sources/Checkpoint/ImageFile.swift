@@ -113,6 +113,7 @@ extension ImageFile {
     case .statsDump: "stats-dump"
     case .statsRestore: "stats-restore"
     case .ghostFile(let id), .tcpStream(let id): stem + String(id, radix: 16) + ".img"
+    case .tmpfs(let id), .tmpfsDev(let id): stem + String(id) + ".tar.gz.img"
     default: stem + (number.map { String($0) } ?? "") + ".img"
     }
   }

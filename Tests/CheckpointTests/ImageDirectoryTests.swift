@@ -5,6 +5,19 @@ import Testing
 @testable import Checkpoint
 
 struct ImageDirectoryTests {
+  @Test("Files are named as the format has it")
+  func names() {
+    let files: [ImageFile] = [
+      .inventory, .core(42), .pagemapShmem(3), .ghostFile(0xab), .tcpStream(0x1f2e), .tmpfs(7), .ipcVar(5),
+      .statsDump,
+    ]
+    #expect(
+      files.map(\.fileName) == [
+        "inventory.img", "core-42.img", "pagemap-shmem-3.img", "ghost-file-ab.img", "tcp-stream-1f2e.img",
+        "tmpfs-7.tar.gz.img", "ipcns-var-5.img", "stats-dump",
+      ])
+  }
+
   @Test("Nobody else can read the images")
   func modes() throws {
     let temporary = try TemporaryDirectory()
