@@ -17,7 +17,7 @@ public protocol FileKind: SendableMetatype {
 
   /// Why a description of this kind cannot be dumped, in a few words; `nil` if it can. Nothing has been
   /// changed yet when this is asked.
-  static func objection(_ file: DumpedFile) -> String?
+  static func objection(_ file: DumpedFile, _ options: DumpOptions) -> String?
 
   /// The image of the description. `id` is its number in `files.img`.
   static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry
@@ -36,7 +36,7 @@ public protocol FileKind: SendableMetatype {
 }
 
 extension FileKind {
-  public static func objection(_ file: DumpedFile) -> String? { nil }
+  public static func objection(_ file: DumpedFile, _ options: DumpOptions) -> String? { nil }
   public static func check(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) {}
   public static func complete(
     _ entry: FileEntry, number: Int32, in task: RestoredThread, _ restore: RestoreContext,
