@@ -11,7 +11,7 @@ public struct RandomHistory: Sendable {
     /// Calls per task that is wanted.
     public var eventsPerTask = 4
     /// Whether tasks share objects without being threads, and give their parent unusual exit signals.
-    public var unusualClones = true
+    public var unusualClones = false
     public init() {}
   }
 
@@ -55,12 +55,16 @@ public struct RandomHistory: Sendable {
   public private(set) var root: KernelModel.Process
   /// The process that started the root, as a shell does.
   public let shell: KernelModel.Process
+  /// How many events were attempted.
+  public private(set) var eventCount = 0
   private var random: SplitMix64
   private let limits: Limits
   private var processes: [KernelModel.Process] = []
   private var namespaceCounts: [Int: Int] = [:]
 
-  public init(seed: UInt64, limits: Limits = Limits()) throws(KernelError) {
+  /// - Parameter skipped: events that do not happen; every other event still makes the same random choices,
+  ///   so that a history can be shrunk.
+  public init(seed: UInt64, limits: Limits = Limits(), skipping skipped: Set<Int> = []) throws(KernelError) {
     random = SplitMix64(seed: seed)
     self.limits = limits
     shell = try kernel.clone(by: kernel.initProcess, setTID: [PID(900)])
@@ -73,11 +77,13 @@ public struct RandomHistory: Sendable {
     default: try kernel.setsid(by: root)
     }
     let wanted = Int.random(in: 1...limits.tasks, using: &random)
+    eventCount = wanted * limits.eventsPerTask
     let events = Event.allCases.filter {
       (limits.innerLevels > 0 || !$0.needsNamespaces) && (limits.unusualClones || !$0.isUnusual)
     }
     let total = events.reduce(0) { $0 + $1.weight }
-    for _ in 0..<(wanted * limits.eventsPerTask) {
+    for number in 0..<eventCount where !skipped.contains(number) {
+      random = SplitMix64(seed: seed &* 0x1_0000_01b3 &+ UInt64(number))
       var choice = Int.random(in: 0..<total, using: &random)
       let event = events.first { event in
         choice -= event.weight

@@ -103,7 +103,19 @@ extension Planner {
   private mutating func settleBirthSessions() throws(ScheduleError) {
     entries = Array(repeating: [], count: index.sessions.count)
     var ranges = index.sessions.map(\.range)
+    // Where the leader is above the parent there is no choice; dead leaders leave the most.
+    var byChoice: [[Int]] = [[], [], []]
     for task in index.preorder.reversed() where task != index.root && !index.leadsSession(task) {
+      let session = index.session[task]
+      if session == TreeIndex.outside {
+        byChoice[0].append(task)
+      } else if let leader = index.sessions[session].leader {
+        byChoice[index.isBelow(index.parent[task], leader) ? 0 : 1].append(task)
+      } else {
+        byChoice[2].append(task)
+      }
+    }
+    for task in byChoice.joined() {
       try demand(index.session[task], below: index.parent[task], for: task, &ranges)
     }
   }
