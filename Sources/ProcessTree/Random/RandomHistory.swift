@@ -11,7 +11,7 @@ public struct RandomHistory: Sendable {
     /// Calls per task that is wanted.
     public var eventsPerTask = 4
     /// Whether tasks share objects without being threads, and give their parent unusual exit signals.
-    public var unusualClones = false
+    public var unusualClones = true
     public init() {}
   }
 
@@ -38,7 +38,7 @@ public struct RandomHistory: Sendable {
 
     var isUnusual: Bool {
       switch self {
-      case .forkSharing, .forkSilently, .exec, .unshareObjects, .resignSubreaper: true
+      case .forkSharing, .forkSilently, .exec, .unshareObjects: true
       default: false
       }
     }

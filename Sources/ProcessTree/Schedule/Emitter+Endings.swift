@@ -17,37 +17,66 @@ extension Emitter {
   /// Helpers exit, and what they made becomes children of a subreaper or of the namespace's init.
   mutating func emitOrphans() {
     var byReaper: [Int: [Int]] = [:]
+    var detaching: [Int] = []
     for node in plan.order {
-      if let reaper = plan.nodes[node].reaper { byReaper[reaper, default: []].append(node) }
+      guard let reaper = plan.nodes[node].reaper else { continue }
+      if plan.nodes[node].isDetaching {
+        detaching.append(node)
+      } else {
+        byReaper[reaper, default: []].append(node)
+      }
     }
+    let passedLater = Set(detaching.flatMap(passes))
     // Outer subreapers come first: no inner one may catch their orphans.
     let places = byReaper.keys.map { plan.nodes[$0].order }.sorted()
-    let reapers = places.map { plan.order[$0] }
-    for reaper in reapers {
-      let group = byReaper[reaper] ?? []
-      let isInit = index.namespaces[plan.nodes[reaper].namespace].initTask == reaper
-      if !isInit {
-        add(.setChildSubreaper(true), by: reaper, after: passedBy[reaper] ?? [])
-      }
-      let ready = last[reaper]
-      var exits: [Int] = []
-      for maker in group {
-        add(.exit(WaitStatus(exitCode: 0)), by: maker, after: [ready])
-        exits.append(last[maker])
-        reap(maker)
-        var at = plan.nodes[maker].firstParent
-        while at != reaper, at >= 0 {
-          passedBy[at, default: []].append(last[maker])
-          at = plan.nodes[at].firstParent
-        }
-      }
-      if isInit { continue }
-      if index.tree.tasks[reaper].isChildSubreaper {
-        subreapers.insert(reaper)
-      } else {
-        add(.setChildSubreaper(false), by: reaper, after: exits)
-      }
+    var exits: [Int] = []
+    for reaper in places.map({ plan.order[$0] }) {
+      let makers = byReaper[reaper] ?? []
+      exits += orphan(makers, to: reaper, isLast: !passedLater.contains(reaper))
     }
+    for (number, maker) in detaching.reversed().enumerated() {
+      let reaper = plan.nodes[maker].reaper ?? index.root
+      let isPassed = detaching.dropLast(number + 1).contains { passes($0).contains(reaper) }
+      exits += orphan([maker], to: reaper, after: exits, isLast: !isPassed)
+    }
+  }
+
+  /// The tasks between a helper and the one that is to get its orphans.
+  private func passes(_ maker: Int) -> [Int] {
+    var passed: [Int] = []
+    var at = plan.nodes[maker].firstParent
+    while at >= 0, at != plan.nodes[maker].reaper {
+      passed.append(at)
+      at = plan.nodes[at].firstParent
+    }
+    return passed
+  }
+
+  /// Lets helpers exit while one task is the subreaper that gets their children, and returns the last steps.
+  ///
+  /// - Parameter isLast: nobody's orphans have to pass the subreaper later, so it may stay one.
+  private mutating func orphan(
+    _ makers: [Int], to reaper: Int, after others: [Int] = [], isLast: Bool
+  ) -> [Int] {
+    let isInit = index.namespaces[plan.nodes[reaper].namespace].initTask == reaper
+    if !isInit, !subreapers.contains(reaper) {
+      add(.setChildSubreaper(true), by: reaper, after: others + (passedBy[reaper] ?? []))
+      subreapers.insert(reaper)
+    }
+    let ready = isInit ? others : others + [last[reaper]]
+    var exits: [Int] = []
+    for maker in makers {
+      add(.exit(WaitStatus(exitCode: 0)), by: maker, after: ready)
+      exits.append(last[maker])
+      for task in passes(maker) { passedBy[task, default: []].append(last[maker]) }
+      reap(maker)
+    }
+    if !isInit, !isLast || !index.tree.tasks[reaper].isChildSubreaper {
+      add(.setChildSubreaper(false), by: reaper, after: exits)
+      subreapers.remove(reaper)
+      exits.append(last[reaper])
+    }
+    return exits
   }
 
   /// The helpers that carried an ID are no longer needed once everybody is in their session or group.

@@ -25,6 +25,9 @@ struct Emitter {
   /// The recorded subreapers that already are ones.
   var subreapers: Set<Int> = []
 
+  /// What each node holds in the course of the schedule.
+  var shares: [RecordedTask.Shares]
+
   static let unrecorded = -1
 
   init(_ plan: Planner, options: ForkSchedule.Options) {
@@ -33,6 +36,7 @@ struct Emitter {
     last = Array(repeating: -1, count: plan.nodes.count)
     group = Array(repeating: Self.unrecorded, count: plan.nodes.count)
     birthGroup = group
+    shares = plan.nodes.map(\.birthShares)
     groupReady = Array(repeating: nil, count: plan.index.groups.count)
     joined = Array(repeating: nil, count: plan.index.tree.tasks.count)
   }
@@ -86,20 +90,35 @@ extension Emitter {
   private mutating func clone(_ child: Int, by creator: Int, group: Int) {
     let node = plan.nodes[child]
     var flags: CloneFlags = []
-    if creator >= 0 { flags = Self.sharing(plan.nodes[creator].shares, node.shares) }
+    if creator >= 0 { flags = Self.sharing(shares[creator], node.birthShares) }
     if node.isSibling { flags.insert(.parent) }
     if node.pids.last == .one { flags.insert(.newPID) }
     add(
       .clone(
         ForkSchedule.Clone(
           child: node.actor, flags: flags, setTID: named(node.pids),
-          exitSignal: node.isSibling ? .none : node.exitSignal)),
+          exitSignal: node.isSibling ? .none : node.firstSignal ?? node.exitSignal)),
       by: creator)
     last[child] = steps.count - 1
     birthGroup[child] = group
     if child < index.tree.tasks.count, index.group[child] == group, index.ledGroup[child] == nil {
       joined[child] = steps.count - 1
     }
+    if creator >= 0, plan.nodes[creator].unshareAfter == child { letGo(creator) }
+  }
+
+  /// Parts with what the node held only to hand it on.
+  private mutating func letGo(_ node: Int) {
+    let (first, final) = (plan.nodes[node].birthShares, plan.nodes[node].shares)
+    var flags: CloneFlags = []
+    if plan.nodes[node].isReplaced {
+      add(.exec, by: node)
+    } else if first.files != final.files {
+      flags.insert(.files)
+    }
+    if first.fs != final.fs { flags.insert(.fs) }
+    if !flags.isEmpty { add(.unshare(flags), by: node) }
+    shares[node] = final
   }
 
   private static func sharing(_ creator: RecordedTask.Shares, _ child: RecordedTask.Shares) -> CloneFlags {

@@ -11,6 +11,8 @@ struct Planner {
     var pids: [PID]
     var namespace: Int
     var exitSignal: SignalNumber
+    /// The exit signal that it is born with, where `exec` later makes it SIGCHLD.
+    var firstSignal: SignalNumber?
     /// The session that the node ends in.
     var session: Int
     /// The session that it is born in; nil as long as any will do.
@@ -28,10 +30,17 @@ struct Planner {
     var groupLeaders: [Int] = []
     /// For a helper that leaves orphans: who gets them.
     var reaper: Int?
+    /// Whether those orphans were under the plan's parent of the helper only to make children there.
+    var isDetaching = false
     /// For a helper that carries or keeps a recorded group: which one.
     var carriedGroup: Int?
-    /// What it shares with its creator and with those that it creates.
+    /// What it holds in the end, and so shares with those it creates last.
     var shares = RecordedTask.Shares()
+    /// What it is born with.
+    var birthShares = RecordedTask.Shares()
+    /// The last child that shares something the node then lets go of by `unshare`, or by `exec`.
+    var unshareAfter: Int?
+    var isReplaced = false
     var order = -1
     var depth = 0
   }
@@ -66,8 +75,9 @@ struct Planner {
         Node(
           actor: .task(record.id), pids: record.pids, namespace: index.namespace[task],
           exitSignal: record.exitSignal, session: index.session[task],
-          birthSession: index.leadsSession(task) ? nil : index.session[task],
-          shares: record.isZombie ? RecordedTask.Shares() : record.shares))
+          birthSession: index.leadsSession(task) ? nil : index.session[task]))
+      if record.isZombie { continue }
+      (nodes[task].shares, nodes[task].birthShares) = (record.shares, record.shares)
     }
     nodes[index.root].birthSession = TreeIndex.outside
     try settleBirthSessions()
@@ -77,6 +87,7 @@ struct Planner {
     placeGroupKeepers()
     try sortIntoPreorder()
     try carryShares()
+    try sortIntoPreorder()
   }
 
   mutating func addHelper(
@@ -153,29 +164,72 @@ extension Planner {
   /// A session whose leader is gone is led by a helper below the innermost task that has members as children.
   private mutating func placeSessionLeaders() throws(ScheduleError) {
     sessionLeaders = index.sessions.map(\.leader)
+    var detached: [(leader: Int, parent: Int)] = []
     for session in index.sessions.indices.dropFirst() {
-      let above = entries[session]
-      let deepest = above.max { index.depth[$0] < index.depth[$1] }
-      if let deepest, let stray = above.first(where: { !index.isBelow(deepest, $0) }) {
-        throw .sessionOutOfReach(TaskID(stray), index.sessions[session].numbers[0])
-      }
-      if let leader = index.sessions[session].leader {
-        if let deepest, !index.isBelow(leader, deepest) || leader == deepest {
-          throw .sessionOutOfReach(TaskID(deepest), index.sessions[session].numbers[0])
-        }
-        continue
-      }
-      guard let deepest else {
-        let member = index.preorder[index.sessions[session].range?.lowerBound ?? 0]
-        throw .sessionOutOfReach(TaskID(member), index.sessions[session].numbers[0])
-      }
+      guard let leader = index.sessions[session].leader, let parent = try innermostEntry(session),
+        !index.isBelow(leader, parent) || leader == parent
+      else { continue }
+      detached.append((leader, parent))
+      if let birth = nodes[leader].birthSession { entries[birth].append(parent) }
+    }
+    // A sibling of the leader gets the leader's exit signal, an orphan gets SIGCHLD.
+    var unusualSignals: [Pair: SignalNumber] = [:]
+    for task in index.tree.tasks.indices where nodes[task].exitSignal != .child {
+      guard let session = nodes[task].birthSession else { continue }
+      unusualSignals[Pair(parent: index.parent[task], session: session)] = nodes[task].exitSignal
+    }
+    for session in index.sessions.indices.dropFirst() where sessionLeaders[session] == nil {
       let numbers = index.sessions[session].numbers
+      guard let parent = try innermostEntry(session) else {
+        let member = index.preorder[index.sessions[session].range?.lowerBound ?? 0]
+        throw .sessionOutOfReach(TaskID(member), numbers[0])
+      }
       let leader = addHelper(
         .session(numbers[0]), pids: numbers, namespace: index.sessions[session].namespace, session: session,
-        birthSession: nodes[deepest].session, creator: deepest)
+        birthSession: nodes[parent].session, creator: parent)
+      nodes[leader].exitSignal = unusualSignals[Pair(parent: parent, session: session)] ?? .child
       sessionLeaders[session] = leader
-      nodes[deepest].late.append(leader)
+      nodes[parent].late.append(leader)
     }
+    for (leader, parent) in detached { try detach(leader, below: parent) }
+  }
+
+  private func innermostEntry(_ session: Int) throws(ScheduleError) -> Int? {
+    let above = entries[session]
+    guard let innermost = above.max(by: { index.depth[$0] < index.depth[$1] }) else { return nil }
+    if let stray = above.first(where: { !index.isBelow(innermost, $0) }) {
+      throw .sessionOutOfReach(TaskID(stray), index.sessions[session].numbers[0])
+    }
+    return innermost
+  }
+
+  /// A leader with members above which it no longer stands was once below their parent: it is born there, and
+  /// leaves as an orphan that passes this parent by.
+  private mutating func detach(_ leader: Int, below parent: Int) throws(ScheduleError) {
+    let session = index.session[leader]
+    guard leader != index.root, index.isBelow(parent, index.parent[leader]) else {
+      throw .sessionOutOfReach(TaskID(parent), index.sessions[session].numbers[0])
+    }
+    guard nodes[leader].exitSignal == .child else {
+      throw .orphanWithExitSignal(TaskID(leader), nodes[leader].exitSignal)
+    }
+    var creator = parent
+    let birth = nodes[leader].birthSession ?? nodes[parent].session
+    if birth != nodes[parent].session {
+      guard let other = sessionLeaders[birth], other != leader else {
+        throw .sessionOutOfReach(TaskID(leader), index.sessions[birth].numbers.first ?? .invisible)
+      }
+      creator = other
+    }
+    let maker = addHelper(
+      .parentOfOrphans, pids: [], namespace: nodes[parent].namespace, session: birth, birthSession: birth,
+      creator: creator)
+    nodes[maker].reaper = index.parent[leader]
+    nodes[maker].isDetaching = true
+    nodes[maker].late.append(leader)
+    nodes[creator].late.append(maker)
+    (nodes[leader].creator, nodes[leader].firstParent) = (maker, maker)
+    nodes[leader].birthSession = birth
   }
 }
 
@@ -222,10 +276,8 @@ extension Planner {
       }
       return
     }
-    let isHelper = leader >= index.tree.tasks.count
     let signal = nodes[task].exitSignal
-    if isHelper, signal != .child, nodes[leader].late.isEmpty { nodes[leader].exitSignal = signal }
-    if nodes[leader].firstParent == parent, nodes[leader].exitSignal == signal {
+    if nodes[leader].firstParent == parent, canMakeSibling(leader, with: signal) {
       (nodes[task].creator, nodes[task].isSibling, nodes[task].firstParent) = (leader, true, parent)
       nodes[leader].late.append(task)
       return
@@ -234,6 +286,16 @@ extension Planner {
     let maker = orphanMaker(for: Pair(parent: parent, session: nodes[leader].session), leader: leader)
     (nodes[task].creator, nodes[task].firstParent) = (maker, maker)
     nodes[maker].late.append(task)
+  }
+
+  /// Whether a task can pass this exit signal on: its own, or another that it had before it called `execve`.
+  private mutating func canMakeSibling(_ node: Int, with signal: SignalNumber) -> Bool {
+    if signal == nodes[node].exitSignal || signal == nodes[node].firstSignal { return true }
+    guard !isHelper(node), !nodes[node].isSibling, nodes[node].firstSignal == nil,
+      nodes[node].exitSignal == .child
+    else { return false }
+    nodes[node].firstSignal = signal
+    return true
   }
 
   /// The helper below a session's leader whose exit hands its children to a task above that leader.
@@ -290,7 +352,9 @@ extension Planner {
   }
 
   private mutating func sortIntoPreorder() throws(ScheduleError) {
+    order = []
     order.reserveCapacity(nodes.count)
+    for node in nodes.indices { nodes[node].order = -1 }
     var stack = [index.root]
     while let node = stack.popLast() {
       nodes[node].order = order.count
@@ -302,6 +366,14 @@ extension Planner {
     }
     if let lost = nodes.firstIndex(where: { $0.order < 0 }) {
       throw .unsupported(TaskID(min(lost, index.tree.tasks.count - 1)), "its creators need each other")
+    }
+    for node in nodes {
+      guard let reaper = node.reaper else { continue }
+      var at = node.firstParent
+      while at >= 0, at != reaper { at = nodes[at].firstParent }
+      guard at == reaper else {
+        throw .sessionOutOfReach(TaskID(reaper), index.sessions[node.session].numbers.first ?? .invisible)
+      }
     }
   }
 }
