@@ -163,3 +163,18 @@ public struct ProgramSequence {
     return .result(call)
   }
 }
+
+extension Pages {
+  /// Guard ranges as the mappings that the format has them as.
+  public var guardEntries: [VmaEntry] {
+    guards.map { range in
+      var entry = VmaEntry()
+      entry.start = range.lowerBound
+      entry.end = range.upperBound
+      entry.fd = -1
+      entry.kinds = .guardPages
+      entry.flags = UInt32(MAP_PRIVATE | MAP_ANONYMOUS)
+      return entry
+    }
+  }
+}
