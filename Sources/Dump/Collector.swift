@@ -1,5 +1,5 @@
-import Checkpoint
 import CLinux
+import Checkpoint
 import Glibc
 import Linux
 import Resources
@@ -78,7 +78,8 @@ struct Collector {
     try process.waitAll()
     for (thread, slot) in zip(task.threads, area.slots) {
       let key = ObjectIdentifier(thread)
-      guard let program = programs.removeValue(forKey: key), let states = questions.removeValue(forKey: key) else {
+      guard let program = programs.removeValue(forKey: key), let states = questions.removeValue(forKey: key)
+      else {
         continue
       }
       try slot.check(program, task: "\(task.description), thread \(thread.traced.tid)")

@@ -1,5 +1,5 @@
-import Checkpoint
 import CLinux
+import Checkpoint
 import Glibc
 import Linux
 import Resources
@@ -10,7 +10,9 @@ import Tracee
 public enum Dump {
   /// Dumps the tree under `options.pid` into the folder `images`. When this throws, the tree runs on as it was, and the
   /// folder holds no checkpoint.
-  public static func run(_ options: DumpOptions, images: String) throws(Failure) -> (DumpStatsEntry, warnings: [String]) {
+  public static func run(_ options: DumpOptions, images: String) throws(Failure) -> (
+    DumpStatsEntry, warnings: [String]
+  ) {
     try Preconditions.check(options)
     let directory = try openFolder(images)
     let dump = DumpContext(options: options, directory: directory)
@@ -58,9 +60,12 @@ public enum Dump {
 
   private static func refuse(_ objections: [String]) throws(Failure) {
     if objections.isEmpty { return }
-    let shown = objections.count == 1 ? objections[0] : "\(objections.count) objects:\n  " + objections.joined(separator: "\n  ")
+    let shown =
+      objections.count == 1
+      ? objections[0] : "\(objections.count) objects:\n  " + objections.joined(separator: "\n  ")
     throw Failure(
-      "cannot be dumped: \(shown)", advice: "Nothing was changed; the tree runs on. Close what is named, or dump without it.")
+      "cannot be dumped: \(shown)",
+      advice: "Nothing was changed; the tree runs on. Close what is named, or dump without it.")
   }
 
   private static func write(_ tasks: [DumpedTask], _ dump: DumpContext) throws(Failure) {
@@ -86,7 +91,9 @@ public enum Dump {
   }
 
   /// Ends the tree, or lets it go as it was found.
-  private static func release(_ tasks: [DumpedTask], _ freezer: Freezer, _ options: DumpOptions) throws(Failure) {
+  private static func release(_ tasks: [DumpedTask], _ freezer: Freezer, _ options: DumpOptions)
+    throws(Failure)
+  {
     if options.leaveRunning || options.leaveStopped {
       for task in tasks { task.process?.close() }
       if options.leaveStopped {

@@ -1,5 +1,5 @@
-import Checkpoint
 import CLinux
+import Checkpoint
 import Glibc
 import Linux
 import Resources
@@ -34,7 +34,8 @@ struct ImageSet: ~Copyable {
       try write(task.memory, to: .mm(pid))
       try write(task.fs, to: .fs(pid))
       try write(task.ids, to: .ids(pid))
-      var image = try asFailure { () throws(ImageError) in try ImageWriter(.pagemap(pid), in: dump.directory) }
+      var image = try asFailure { () throws(ImageError) in try ImageWriter(.pagemap(pid), in: dump.directory)
+      }
       var head = PagemapHead()
       head.pagesId = id
       do {
@@ -114,7 +115,9 @@ struct ImageSet: ~Copyable {
     do { try dump.directory.write(messages, to: file, using: &buffer) } catch { throw Failure(error) }
   }
 
-  private mutating func write(_ data: [(entry: PipeDataEntry, bytes: [UInt8])], to file: ImageFile) throws(Failure) {
+  private mutating func write(_ data: [(entry: PipeDataEntry, bytes: [UInt8])], to file: ImageFile)
+    throws(Failure)
+  {
     do {
       var image = try ImageWriter(file, in: dump.directory)
       for (entry, bytes) in data {
@@ -163,7 +166,9 @@ struct KernelObjectIDs {
       ))
   }
 
-  private func namespaces(_ entry: TaskKobjIdsEntry, objects: (UInt32, UInt32, UInt32, UInt32)) -> TaskKobjIdsEntry {
+  private func namespaces(_ entry: TaskKobjIdsEntry, objects: (UInt32, UInt32, UInt32, UInt32))
+    -> TaskKobjIdsEntry
+  {
     var entry = entry
     (entry.vmId, entry.filesId, entry.fsId, entry.sighandId) = objects
     (entry.pidNsId, entry.netNsId, entry.ipcNsId, entry.utsNsId) = (1, 2, 3, 4)
@@ -178,7 +183,9 @@ struct KernelObjectIDs {
     var high = members.count
     while low < high {
       let middle = (low + high) / 2
-      let order = try about("task \(pid): kcmp") { () throws(Errno) in try kcmp(pid, members[middle].pid, kind) }
+      let order = try about("task \(pid): kcmp") { () throws(Errno) in
+        try kcmp(pid, members[middle].pid, kind)
+      }
       if order == 0 { return members[middle].id }
       if order < 0 { high = middle } else { low = middle + 1 }
     }

@@ -15,7 +15,9 @@ struct MemoryTransfer {
   private let pages: Pages
 
   /// Starts the transfer.
-  init(of task: DumpedTask, _ process: TracedProcess, _ pages: Pages, to file: consuming Descriptor) throws(Failure) {
+  init(of task: DumpedTask, _ process: TracedProcess, _ pages: Pages, to file: consuming Descriptor)
+    throws(Failure)
+  {
     self.task = task
     self.process = process
     self.pages = pages
@@ -23,7 +25,8 @@ struct MemoryTransfer {
     // What to close if the tracer dies: the lowest free numbers, which the task's next descriptors will have.
     let free = Self.freeNumbers(3, task)
     slot.setCleanup(free.map { (__NR_close, UInt64($0)) })
-    let limited = (task.threads[0].core.tc?.rlimits?.rlimits.dropFirst().first?.cur).map { $0 != UInt64.max } ?? false
+    let limited =
+      (task.threads[0].core.tc?.rlimits?.rlimits.dropFirst().first?.cur).map { $0 != UInt64.max } ?? false
     guard !limited, let socket = try Self.openSocket(slot, process) else {
       slot.setCleanup([])
       try Self.copy(pages, of: task, to: file.rawValue)
@@ -33,7 +36,9 @@ struct MemoryTransfer {
     var sequence = ProgramSequence(slot)
     pages.write(to: received, &sequence)
     sequence.makeRoom(calls: 3)
-    for fd in [received, socket.0, socket.1] { sequence.current.call(__NR_close, Argument(fd), for: "closing descriptor", UInt64(fd)) }
+    for fd in [received, socket.0, socket.1] {
+      sequence.current.call(__NR_close, Argument(fd), for: "closing descriptor", UInt64(fd))
+    }
     for program in sequence.programs { try process.run(program) }
     slot.setCleanup([])
   }
@@ -45,7 +50,8 @@ struct MemoryTransfer {
     var program = SyscallProgram(for: slot)
     let ends = program.reserve(8)
     let made = program.call(
-      __NR_socketpair, Argument(AF_UNIX), Argument(Int(SOCK_DGRAM.rawValue) | 0o2000000), 0, Argument(ends.address), mayFail: true)
+      __NR_socketpair, Argument(AF_UNIX), Argument(Int(SOCK_DGRAM.rawValue) | 0o2000000), 0,
+      Argument(ends.address), mayFail: true)
     try process.run(program)
     if slot.result(made) < 0 { return nil }
     return slot.value(ends, as: (Int32, Int32).self)
@@ -53,7 +59,8 @@ struct MemoryTransfer {
 
   /// Sends a descriptor to the task (man 7 unix, SCM_RIGHTS); its number there.
   private static func send(
-    _ file: borrowing Descriptor, over socket: (Int32, Int32), _ slot: Slot, _ process: TracedProcess, _ task: DumpedTask
+    _ file: borrowing Descriptor, over socket: (Int32, Int32), _ slot: Slot, _ process: TracedProcess,
+    _ task: DumpedTask
   ) throws(Failure) -> Int32 {
     try about("\(task.description): sending it the image file") { () throws(Errno) in
       let pidfd = try pidfdOpen(task.pid)
@@ -67,7 +74,9 @@ struct MemoryTransfer {
     // struct msghdr: name, its length, iovec, its count, control, its length, flags
     let header = program.place(
       (UInt64(0), UInt64(0), vector, UInt64(1), control.address, UInt64(24), UInt64(0)))
-    program.call(__NR_recvmsg, Argument(socket.0), Argument(header), 0x4000_0000 /* MSG_CMSG_CLOEXEC */, expect: 1, for: "receiving the image file")
+    program.call(
+      __NR_recvmsg, Argument(socket.0), Argument(header), 0x4000_0000 /* MSG_CMSG_CLOEXEC */, expect: 1,
+      for: "receiving the image file")
     try process.run(program)
     // struct cmsghdr: u64 length, s32 level, s32 type, then the descriptor
     return slot.bytes(control).loadUnaligned(fromByteOffset: 16, as: Int32.self)
@@ -98,7 +107,8 @@ struct MemoryTransfer {
           let n = try withUnsafeMutablePointer(to: &local) { local throws(Errno) in
             try withUnsafeMutablePointer(to: &remote) { remote throws(Errno) in
               try syscall(
-                __NR_process_vm_readv, Int(task.pid), Int(bitPattern: local), 1, Int(bitPattern: remote), 1, 0)
+                __NR_process_vm_readv, Int(task.pid), Int(bitPattern: local), 1, Int(bitPattern: remote), 1, 0
+              )
             }
           }
           var written = 0
@@ -123,7 +133,8 @@ func sendDescriptor(_ fd: Int32, over socket: Int32) throws(Errno) {
     try withUnsafeMutablePointer(to: &vector) { vector throws(Errno) in
       try withUnsafeMutablePointer(to: &control) { control throws(Errno) in
         var header = (
-          UInt64(0), UInt64(0), UInt64(UInt(bitPattern: vector)), UInt64(1), UInt64(UInt(bitPattern: control)), UInt64(24),
+          UInt64(0), UInt64(0), UInt64(UInt(bitPattern: vector)), UInt64(1),
+          UInt64(UInt(bitPattern: control)), UInt64(24),
           UInt64(0)
         )
         try withUnsafeMutablePointer(to: &header) { header throws(Errno) in

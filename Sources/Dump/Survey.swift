@@ -1,5 +1,5 @@
-import Checkpoint
 import CLinux
+import Checkpoint
 import Glibc
 import Linux
 import ProcessTree
@@ -16,18 +16,22 @@ struct Survey {
 
   /// Namespaces whose kinds a task may not differ in from this process.
   private static let namespaces = [
-    (name: "pid", feature: "pid-ns"), ("pid_for_children", "pid-ns"), ("mnt", "mnt-ns"), ("net", "net-ns"), ("ipc", "ipc-ns"),
+    (name: "pid", feature: "pid-ns"), ("pid_for_children", "pid-ns"), ("mnt", "mnt-ns"), ("net", "net-ns"),
+    ("ipc", "ipc-ns"),
     ("uts", "uts-ns"), ("user", "user-ns"), ("cgroup", "cgroup-ns"), ("time", "time-ns"),
     ("time_for_children", "time-ns"),
   ]
 
   /// Looks at every task. Throws only what makes looking impossible.
   mutating func look(at frozen: [FrozenTask], _ options: DumpOptions) throws(Failure) {
-    let own = try about("reading this process's namespaces") { () throws(Errno) in try links(of: ProcDirectory(pid: getpid())) }
+    let own = try about("reading this process's namespaces") { () throws(Errno) in
+      try links(of: ProcDirectory(pid: getpid()))
+    }
     for task in frozen {
       let directory = try about("task \(task.pid)") { () throws(Errno) in try ProcDirectory(pid: task.pid) }
       let (stat, status) = try identity(task.pid, directory)
-      let dumped = DumpedTask(pid: task.pid, parent: task.parent, directory: directory, stat: stat, status: status)
+      let dumped = DumpedTask(
+        pid: task.pid, parent: task.parent, directory: directory, stat: stat, status: status)
       tasks.append(dumped)
       if task.isZombie { continue }
       try look(at: dumped, task, own, options)
@@ -35,7 +39,9 @@ struct Survey {
     checkLeaders(options)
   }
 
-  private func identity(_ pid: Int32, _ directory: borrowing ProcDirectory) throws(Failure) -> (ProcStat, ProcStatus) {
+  private func identity(_ pid: Int32, _ directory: borrowing ProcDirectory) throws(Failure) -> (
+    ProcStat, ProcStatus
+  ) {
     do throws(Errno) {
       if let stat = ProcStat(try directory.read("stat", buffer)) {
         return (stat, ProcStatus(try directory.read("status", buffer)))
@@ -60,13 +66,19 @@ struct Survey {
     return links
   }
 
-  private mutating func look(at task: DumpedTask, _ frozen: FrozenTask, _ own: [[UInt8]], _ options: DumpOptions)
+  private mutating func look(
+    at task: DumpedTask, _ frozen: FrozenTask, _ own: [[UInt8]], _ options: DumpOptions
+  )
     throws(Failure)
   {
-    let theirs = try about("\(task.description): reading its namespaces") { () throws(Errno) in try links(of: task.directory) }
+    let theirs = try about("\(task.description): reading its namespaces") { () throws(Errno) in
+      try links(of: task.directory)
+    }
     var named: Set<String> = []
-    for (i, (_, feature)) in Self.namespaces.enumerated() where theirs[i] != own[i] && named.insert(feature).inserted {
-      objections.append("\(task.description): it lives in a namespace of its own, \(theirs[i].text) (\(feature))")
+    for (i, (_, feature)) in Self.namespaces.enumerated()
+    where theirs[i] != own[i] && named.insert(feature).inserted {
+      objections.append(
+        "\(task.description): it lives in a namespace of its own, \(theirs[i].text) (\(feature))")
     }
     task.mappings = try about("\(task.description): reading smaps") { () throws(Errno) in
       Mapping.parse(try task.directory.read("smaps", buffer))
@@ -100,7 +112,8 @@ struct Survey {
     guard let root = tasks.first, !options.shellJob else { return }
     if root.stat.session != root.pid {
       objections.append(
-        "\(root.description): its session \(root.stat.session) is led from outside of the tree (shell-job: give --shell-job)")
+        "\(root.description): its session \(root.stat.session) is led from outside of the tree (shell-job: give --shell-job)"
+      )
     }
   }
 }

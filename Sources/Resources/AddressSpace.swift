@@ -15,7 +15,8 @@ public struct AddressSpace: TaskState {
   public init(asking program: inout SyscallProgram, in thread: DumpedThread) {
     brk = program.call(__NR_brk, 0, for: "reading the program break")
     dumpable = program.call(__NR_prctl, 3 /* PR_GET_DUMPABLE */, for: "reading the dumpable flag")
-    transparentHugePages = program.call(__NR_prctl, 42 /* PR_GET_THP_DISABLE */, 0, 0, 0, 0, for: "reading the THP flag")
+    transparentHugePages = program.call(
+      __NR_prctl, 42 /* PR_GET_THP_DISABLE */, 0, 0, 0, 0, for: "reading the THP flag")
   }
 
   public func record(from slot: Slot, of thread: DumpedThread, into core: inout CoreEntry) {
@@ -47,7 +48,9 @@ public struct AddressSpace: TaskState {
     task.memory.mmEnvEnd = stat.envEnd
     task.memory.mmSavedAuxv = try about("\(task.description): reading auxv") { () throws(Errno) in
       let bytes = try task.directory.read("auxv", buffer)
-      return stride(from: 0, to: bytes.count - 7, by: 8).map { bytes.loadUnaligned(fromByteOffset: $0, as: UInt64.self) }
+      return stride(from: 0, to: bytes.count - 7, by: 8).map {
+        bytes.loadUnaligned(fromByteOffset: $0, as: UInt64.self)
+      }
     }
     task.memory.exeFileId = try named(task, "exe", flags: O_RDONLY, dump)
     var entries: [VmaEntry] = []
@@ -61,7 +64,9 @@ public struct AddressSpace: TaskState {
         if dump.shmems.isNew(inode: mapping.inode) { dump.sharedSegments.append((task.pid, mapping)) }
       }
       // The kernel shows [vvar] and [vvar_vclock]; the format has one mapping for both.
-      if entry.kinds.contains(.vvar), let last = entries.last, last.kinds.contains(.vvar), last.end == entry.start {
+      if entry.kinds.contains(.vvar), let last = entries.last, last.kinds.contains(.vvar),
+        last.end == entry.start
+      {
         entries[entries.count - 1].end = entry.end
       } else {
         entries.append(entry)
@@ -71,7 +76,9 @@ public struct AddressSpace: TaskState {
   }
 
   /// The ID of a file that the task has without a descriptor: its executable, its directories.
-  public static func named(_ task: DumpedTask, _ link: String, flags: Int32, _ dump: DumpContext) throws(Failure) -> UInt32 {
+  public static func named(_ task: DumpedTask, _ link: String, flags: Int32, _ dump: DumpContext)
+    throws(Failure) -> UInt32
+  {
     try about("\(task.description): \(link)") { () throws(Failure) in
       var file = try about("reading the link") { () throws(Errno) in
         DumpedFile(
@@ -84,16 +91,19 @@ public struct AddressSpace: TaskState {
   }
 
   private static func file(
-    behind mapping: Mapping, _ entry: VmaEntry, _ task: DumpedTask, _ dump: DumpContext, _ status: inout UInt32
+    behind mapping: Mapping, _ entry: VmaEntry, _ task: DumpedTask, _ dump: DumpContext,
+    _ status: inout UInt32
   ) throws(Failure) -> UInt32 {
     let key = DumpContext.MappedFile(
-      major: mapping.major, minor: mapping.minor, inode: mapping.inode, flags: entry.fdflags ?? 0, name: mapping.name)
+      major: mapping.major, minor: mapping.minor, inode: mapping.inode, flags: entry.fdflags ?? 0,
+      name: mapping.name)
     if let known = dump.mappedFiles[key] {
       if known.isMemfd { status |= VMAStatus.memfd.rawValue }
       return known.id
     }
     let path = "map_files/\(String(mapping.start, radix: 16))-\(String(mapping.end, radix: 16))"
-    return try about("\(task.description): the file mapped at 0x\(String(mapping.start, radix: 16))") { () throws(Failure) in
+    return try about("\(task.description): the file mapped at 0x\(String(mapping.start, radix: 16))") {
+      () throws(Failure) in
       var file = try about(path) { () throws(Errno) in
         DumpedFile(
           pid: task.pid, number: -1, procPath: path, link: try task.directory.link(path),
@@ -144,7 +154,9 @@ public struct AddressSpace: TaskState {
   public static let userSpaceEnd: UInt64 = 0x7fff_ffff_f000
 
   /// Appends the calls that map everything but what the kernel makes itself, with the content.
-  public static func restore(_ task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence)
+  public static func restore(
+    _ task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence
+  )
     throws(Failure)
   {
     let ranges = task.pageRanges
@@ -164,7 +176,8 @@ public struct AddressSpace: TaskState {
     for vma in readOnly {
       sequence.makeRoom(calls: 1)
       sequence.current.call(
-        __NR_mprotect, Argument(vma.start), Argument(vma.length), Argument(vma.prot), for: "protecting", vma.start)
+        __NR_mprotect, Argument(vma.start), Argument(vma.length), Argument(vma.prot), for: "protecting",
+        vma.start)
     }
     for vma in task.memory.vmas where !vma.isKernelMade { advise(vma, &sequence) }
   }
@@ -175,7 +188,8 @@ public struct AddressSpace: TaskState {
   ) throws(Failure) {
     let place = "task \(task.pid): mapping 0x\(String(vma.start, radix: 16))"
     // What mmap takes of the recorded flags; MAP_LOCKED comes later, when the pages are there.
-    var flags = vma.flags & (0x0f | UInt32(MAP_ANONYMOUS) | MAP_GROWSDOWN | MAP_NORESERVE | MAP_HUGETLB | 0xfc00_0000)
+    var flags =
+      vma.flags & (0x0f | UInt32(MAP_ANONYMOUS) | MAP_GROWSDOWN | MAP_NORESERVE | MAP_HUGETLB | 0xfc00_0000)
     flags |= UInt32(MAP_FIXED)
     if (vma.vmFlags ?? 0) & 8 != 0 { flags = flags & ~0x0f | MAP_DROPPABLE }
     var source: Int32?
@@ -196,7 +210,9 @@ public struct AddressSpace: TaskState {
       Argument(source == nil ? 0 : vma.pgoff), for: "mapping", vma.start)
   }
 
-  private static func readPages(_ task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence) {
+  private static func readPages(
+    _ task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence
+  ) {
     // The vDSO's pages come first in no layout; they are skipped where they are.
     var offset: UInt64 = 0
     var run: [Range<UInt64>] = []
@@ -234,28 +250,34 @@ public struct AddressSpace: TaskState {
     sequence.makeRoom(calls: lastingAdvice.count + 2, bytes: 96)
     if vma.kinds.contains(.guardPages) {
       sequence.current.call(
-        __NR_madvise, Argument(vma.start), Argument(vma.length), 102 /* MADV_GUARD_INSTALL */, for: "guarding", vma.start)
+        __NR_madvise, Argument(vma.start), Argument(vma.length), 102 /* MADV_GUARD_INSTALL */,
+        for: "guarding", vma.start)
       return
     }
     for (_, advice) in lastingAdvice where (vma.madv ?? 0) & (1 << UInt64(advice)) != 0 {
       sequence.current.call(
-        __NR_madvise, Argument(vma.start), Argument(vma.length), Argument(advice), for: "advising on the mapping at",
+        __NR_madvise, Argument(vma.start), Argument(vma.length), Argument(advice),
+        for: "advising on the mapping at",
         vma.start)
     }
     if vma.flags & MAP_LOCKED != 0 {
       sequence.current.call(
-        __NR_mlock2, Argument(vma.start), Argument(vma.length), Argument((vma.vmFlags ?? 0) & 1), for: "locking", vma.start)
+        __NR_mlock2, Argument(vma.start), Argument(vma.length), Argument((vma.vmFlags ?? 0) & 1),
+        for: "locking", vma.start)
     }
     if let name = vma.anonName {
       let address = sequence.current.place(path: Array(name.prefix(79)))
       // PR_SET_VMA, PR_SET_VMA_ANON_NAME; a kernel without CONFIG_ANON_VMA_NAME has no names to keep.
       sequence.current.call(
-        __NR_prctl, 0x53_564d_41, 0, Argument(vma.start), Argument(vma.length), Argument(address), mayFail: true)
+        __NR_prctl, 0x53_564d_41, 0, Argument(vma.start), Argument(vma.length), Argument(address),
+        mayFail: true)
     }
   }
 
   /// Appends the call that sets the fields of the mm. No mapping of the old executable may be left.
-  public static func restoreFields(_ task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence)
+  public static func restoreFields(
+    _ task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence
+  )
     throws(Failure)
   {
     let m = task.memory
@@ -264,13 +286,15 @@ public struct AddressSpace: TaskState {
     let fd = sequence.fetch(exe, restore)
     let auxv = m.mmSavedAuxv.withUnsafeBytes { sequence.current.place($0) }
     // The descriptor's number is part of the structure, so it must be one that is known beforehand.
-    let number = restore.service.scratch
+    let number = task.scratchDescriptor
     sequence.current.call(__NR_dup3, fd, Argument(number), Argument(O_CLOEXEC), for: "placing its executable")
     // struct prctl_mm_map of linux/prctl.h: auxv_size and exe_fd share the last word. PR_SET_MM_MAP is the one request of its
     // kind that does not need CAP_SYS_RESOURCE.
     let fields: [UInt64] = [
-      m.mmStartCode, m.mmEndCode, m.mmStartData, m.mmEndData, m.mmStartBrk, m.mmBrk, m.mmStartStack, m.mmArgStart,
-      m.mmArgEnd, m.mmEnvStart, m.mmEnvEnd, auxv, UInt64(m.mmSavedAuxv.count * 8) | UInt64(UInt32(number)) << 32,
+      m.mmStartCode, m.mmEndCode, m.mmStartData, m.mmEndData, m.mmStartBrk, m.mmBrk, m.mmStartStack,
+      m.mmArgStart,
+      m.mmArgEnd, m.mmEnvStart, m.mmEnvEnd, auxv,
+      UInt64(m.mmSavedAuxv.count * 8) | UInt64(UInt32(number)) << 32,
     ]
     let map = fields.withUnsafeBytes { sequence.current.place($0) }
     sequence.current.call(

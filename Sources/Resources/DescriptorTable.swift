@@ -37,7 +37,9 @@ public enum DescriptorTable {
         objections.append("\(file.description): \(UnsupportedFile.feature(file))")
         continue
       }
-      if let objection = kind.objection(file, options) { objections.append("\(file.description): \(objection)") }
+      if let objection = kind.objection(file, options) {
+        objections.append("\(file.description): \(objection)")
+      }
       task.descriptors.append((file, kind))
     }
     return objections
@@ -71,7 +73,9 @@ public enum DescriptorTable {
 
   /// Appends the calls that put every description at its numbers, after the memory has been mapped: what was fetched
   /// for that is closed first.
-  public static func restore(_ task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence)
+  public static func restore(
+    _ task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence
+  )
     throws(Failure)
   {
     sequence.makeRoom(calls: 1)
@@ -86,25 +90,30 @@ public enum DescriptorTable {
         __NR_pidfd_getfd, Argument(restore.service.tracer), Argument(source), 0, for: "getting descriptor",
         UInt64(entry.fd))
       sequence.current.call(
-        __NR_dup3, .result(got), Argument(restore.service.scratch), Argument(O_CLOEXEC), for: "placing descriptor",
+        __NR_dup3, .result(got), Argument(task.scratchDescriptor), Argument(O_CLOEXEC),
+        for: "placing descriptor",
         UInt64(entry.fd))
       sequence.current.call(__NR_close, .result(got), for: "placing descriptor", UInt64(entry.fd))
       sequence.makeRoom(calls: 1)
       sequence.current.call(
-        __NR_dup3, Argument(restore.service.scratch), Argument(entry.fd), Argument(flags), for: "placing descriptor",
+        __NR_dup3, Argument(task.scratchDescriptor), Argument(entry.fd), Argument(flags),
+        for: "placing descriptor",
         UInt64(entry.fd))
     }
   }
 
   /// Appends what the process must do itself once every process has its descriptors.
-  public static func complete(_ task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence)
+  public static func complete(
+    _ task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence
+  )
     throws(Failure)
   {
     guard let leader = task.threads.first else { return }
     for entry in task.descriptors {
       let file = try restore.entry(entry.id, for: "task \(task.pid)")
       sequence.makeRoom(calls: 64, bytes: 4096)
-      try restore.kind(of: file).complete(file, number: Int32(entry.fd), in: leader, restore, &sequence.current)
+      try restore.kind(of: file).complete(
+        file, number: Int32(entry.fd), in: leader, restore, &sequence.current)
     }
   }
 }

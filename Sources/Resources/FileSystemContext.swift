@@ -21,7 +21,9 @@ public enum FileSystemContext {
     }
   }
 
-  public static func restore(_ task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence)
+  public static func restore(
+    _ task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence
+  )
     throws(Failure)
   {
     guard let fs = task.fs else { return }
@@ -32,7 +34,8 @@ public enum FileSystemContext {
       let fd = sequence.fetch(try restore.descriptor(fs.rootId, for: place), restore)
       sequence.current.call(__NR_fchdir, fd, for: "going to its root directory")
       sequence.current.call(
-        __NR_chroot, Argument(sequence.current.place(path: [UInt8(ascii: ".")])), for: "changing its root directory")
+        __NR_chroot, Argument(sequence.current.place(path: [UInt8(ascii: ".")])),
+        for: "changing its root directory")
     }
     let fd = sequence.fetch(try restore.descriptor(fs.cwdId, for: place), restore)
     sequence.current.call(__NR_fchdir, fd, for: "going to its working directory")

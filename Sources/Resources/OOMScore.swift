@@ -1,5 +1,5 @@
-import Checkpoint
 import CLinux
+import Checkpoint
 import Glibc
 import Linux
 import SystemPackage
@@ -21,7 +21,9 @@ public enum OOMScore {
 
   /// Written from outside. Lowering it below what was inherited needs CAP_SYS_RESOURCE: without it the task keeps the
   /// value, with a warning.
-  public static func restore(_ task: RestoredTask, inherited: Int32, _ restore: RestoreContext) throws(Failure) {
+  public static func restore(_ task: RestoredTask, inherited: Int32, _ restore: RestoreContext)
+    throws(Failure)
+  {
     guard let wanted = task.core.tc?.oomScoreAdj, wanted != inherited else { return }
     do throws(Errno) {
       let file = try Descriptor.open("/proc/\(task.tracerPID)/oom_score_adj", O_WRONLY)
@@ -31,7 +33,9 @@ public enum OOMScore {
       }
       if result < 0 { throw Errno(rawValue: Int32(-result)) }
     } catch {
-      guard error == .permissionDenied else { throw Failure("task \(task.pid): setting oom_score_adj to \(wanted)", error) }
+      guard error == .permissionDenied else {
+        throw Failure("task \(task.pid): setting oom_score_adj to \(wanted)", error)
+      }
       restore.warnings.append(
         "task \(task.pid): oom_score_adj stays at \(inherited) instead of \(wanted): needs CAP_SYS_RESOURCE")
     }
@@ -40,7 +44,9 @@ public enum OOMScore {
   /// This process's own value, which stubs inherit.
   public static var own: Int32 {
     let buffer = ReadBuffer()
-    guard let directory = try? ProcDirectory(pid: getpid()), let text = try? directory.read("oom_score_adj", buffer) else {
+    guard let directory = try? ProcDirectory(pid: getpid()),
+      let text = try? directory.read("oom_score_adj", buffer)
+    else {
       return 0
     }
     var cursor = ByteCursor(text)

@@ -20,7 +20,9 @@ public struct Pages {
   /// Finds the pages of a stopped task. One scan goes over the whole address space; what lies in mappings whose content is
   /// elsewhere is left out.
   public init(scanning task: DumpedTask) throws(Failure) {
-    let pagemap = try about("\(task.description): opening pagemap", advice: "This needs CAP_SYS_PTRACE; run as root.") {
+    let pagemap = try about(
+      "\(task.description): opening pagemap", advice: "This needs CAP_SYS_PTRACE; run as root."
+    ) {
       () throws(Errno) in try task.directory.open("pagemap")
     }
     let vmas = task.memory.vmas.filter { $0.isPrivate && $0.kinds.isDisjoint(with: [.vvar, .vsyscall]) }
@@ -28,8 +30,11 @@ public struct Pages {
     let capacity = 512
     let regions = UnsafeMutablePointer<cl_page_region>.allocate(capacity: capacity)
     defer { regions.deallocate() }
-    let file = UInt64(CL_PAGE_IS_FILE), zero = UInt64(CL_PAGE_IS_PFNZERO)
-    let present = UInt64(CL_PAGE_IS_PRESENT), swapped = UInt64(CL_PAGE_IS_SWAPPED), guarded = UInt64(CL_PAGE_IS_GUARD)
+    let file = UInt64(CL_PAGE_IS_FILE)
+    let zero = UInt64(CL_PAGE_IS_PFNZERO)
+    let present = UInt64(CL_PAGE_IS_PRESENT)
+    let swapped = UInt64(CL_PAGE_IS_SWAPPED)
+    let guarded = UInt64(CL_PAGE_IS_GUARD)
     var argument = cl_pm_scan_arg()
     argument.size = UInt64(MemoryLayout<cl_pm_scan_arg>.size)
     argument.start = first.start
@@ -57,7 +62,8 @@ public struct Pages {
     scanned = vmas.reduce(0) { $0 + $1.length / 4096 }
   }
 
-  private mutating func take(_ region: cl_page_region, _ vmas: [VmaEntry], _ index: inout Int, isGuard: Bool) {
+  private mutating func take(_ region: cl_page_region, _ vmas: [VmaEntry], _ index: inout Int, isGuard: Bool)
+  {
     while index < vmas.count, vmas[index].end <= region.start { index += 1 }
     var i = index
     while i < vmas.count, vmas[i].start < region.end {
@@ -92,7 +98,8 @@ public struct Pages {
 
   /// Appends the calls by which the task itself moves all its pages to or from `descriptor`: pwritev or preadv.
   static func transfer(
-    _ number: Int32, _ ranges: [Range<UInt64>], from start: UInt64 = 0, descriptor: (inout ProgramSequence) -> Argument,
+    _ number: Int32, _ ranges: [Range<UInt64>], from start: UInt64 = 0,
+    descriptor: (inout ProgramSequence) -> Argument,
     _ sequence: inout ProgramSequence, for purpose: StaticString
   ) {
     var offset = start
@@ -104,7 +111,8 @@ public struct Pages {
       let fd = descriptor(&sequence)
       let address = vectors.withUnsafeBytes { sequence.current.place($0) }
       sequence.current.call(
-        number, fd, Argument(address), Argument(vectors.count / 2), Argument(offset), 0, expect: Int64(bytes), for: purpose,
+        number, fd, Argument(address), Argument(vectors.count / 2), Argument(offset), 0, expect: Int64(bytes),
+        for: purpose,
         vectors[0])
       offset += bytes
       vectors = []
@@ -126,7 +134,8 @@ public struct Pages {
   /// The calls by which a stopped task writes its pages to a descriptor that it has been given.
   public func write(to descriptor: Int32, _ sequence: inout ProgramSequence) {
     Self.transfer(
-      __NR_pwritev, ranges, descriptor: { _ in Argument(descriptor) }, &sequence, for: "writing its memory from")
+      __NR_pwritev, ranges, descriptor: { _ in Argument(descriptor) }, &sequence,
+      for: "writing its memory from")
   }
 }
 
@@ -149,7 +158,9 @@ public struct ProgramSequence {
 
   /// Begins a new program unless so much fits into the current one; results of calls before are then out of reach.
   public mutating func makeRoom(calls: Int, bytes: Int = 0) {
-    if !current.hasRoom(calls: calls, bytes: bytes), !current.isEmpty { programs.append(SyscallProgram(for: slot)) }
+    if !current.hasRoom(calls: calls, bytes: bytes), !current.isEmpty {
+      programs.append(SyscallProgram(for: slot))
+    }
   }
 
   public var number: Int { programs.count }
@@ -158,7 +169,8 @@ public struct ProgramSequence {
   mutating func fetch(_ descriptor: Int32, _ restore: RestoreContext) -> Argument {
     if let known = fetched[descriptor], known.program == number { return .result(known.call) }
     let call = current.call(
-      __NR_pidfd_getfd, Argument(restore.service.tracer), Argument(descriptor), 0, for: "getting a file from the tracer")
+      __NR_pidfd_getfd, Argument(restore.service.tracer), Argument(descriptor), 0,
+      for: "getting a file from the tracer")
     fetched[descriptor] = (number, call)
     return .result(call)
   }

@@ -16,6 +16,8 @@ public final class RestoredTask {
   public var threads: [RestoredThread] = []
   /// PID in the tracer's namespace, once it exists.
   public var tracerPID: Int32 = 0
+  /// A descriptor number that is free in the task for a moment.
+  public var scratchDescriptor: Int32 = -1
 
   public init(pid: UInt32, core: CoreEntry, ids: TaskKobjIdsEntry) {
     self.pid = pid
@@ -56,22 +58,28 @@ public final class RestoredTask {
     let vmas = memory.vmas.filter { !$0.kinds.contains(.guardPages) }
     for entry in pagemap {
       let place = "\(image): \(entry.pageCount) pages at 0x\(String(entry.vaddr, radix: 16))"
-      guard entry.vaddr % 4096 == 0, entry.vaddr >= end, entry.pageCount <= 1 << 36, entry.vaddr <= AddressSpace.userSpaceEnd
+      guard entry.vaddr % 4096 == 0, entry.vaddr >= end, entry.pageCount <= 1 << 36,
+        entry.vaddr <= AddressSpace.userSpaceEnd
       else { throw Failure("\(place): not a page range above the one before") }
       if entry.inParent == true || (entry.flags ?? 4) & 5 == 1 {
-        throw Failure("\(place) are in a parent checkpoint: incremental images cannot be restored yet (parent)")
+        throw Failure(
+          "\(place) are in a parent checkpoint: incremental images cannot be restored yet (parent)")
       }
       end = entry.vaddr + entry.pageCount * 4096
       var at = entry.vaddr
       while at < end {
         while index < vmas.count, vmas[index].end <= at { index += 1 }
-        guard index < vmas.count, vmas[index].start <= at else { throw Failure("\(place) lie outside of the mappings") }
+        guard index < vmas.count, vmas[index].start <= at else {
+          throw Failure("\(place) lie outside of the mappings")
+        }
         at = vmas[index].end
       }
       if (entry.flags ?? 4) & 4 != 0 { total += entry.pageCount * 4096 }
     }
     guard total <= size else {
-      throw Failure("pages-\(pagesID).img has \(size) bytes, \(image) counts \(total)", advice: "The images are damaged or incomplete; dump again.")
+      throw Failure(
+        "pages-\(pagesID).img has \(size) bytes, \(image) counts \(total)",
+        advice: "The images are damaged or incomplete; dump again.")
     }
   }
 }

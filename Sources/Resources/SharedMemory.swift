@@ -21,7 +21,8 @@ public struct SharedMemoryTable {
     for (pid, mapping) in dump.sharedSegments {
       let path =
         "/proc/\(pid)/map_files/\(String(mapping.start, radix: 16))-\(String(mapping.end, radix: 16))"
-      let st = try about("shared memory \(mapping.inode)") { () throws(Errno) in try fstat(at: AT_FDCWD, path) }
+      let st = try about("shared memory \(mapping.inode)") { () throws(Errno) in try fstat(at: AT_FDCWD, path)
+      }
       try record(id: mapping.inode, path: path, size: UInt64(st.st_size), dump)
     }
   }

@@ -60,6 +60,8 @@ public final class RestoredThread {
   public let slot: Slot
   /// ID in the tracer's PID namespace, once the thread exists.
   public var tracerTID: Int32 = 0
+  /// The tracer is attached to it.
+  public var isAttached = false
   /// What could not be given back exactly; said to the user.
   public var warnings: [String] = []
   public weak var task: RestoredTask?

@@ -69,7 +69,8 @@ public struct Slot: @unchecked Sendable {
     let codeAddress = address + UInt64(Self.homeOffset)
     let code = registers.homeCode(at: codeAddress, maskAddress: maskAddress)
     code.withUnsafeBytes {
-      (local + Self.homeOffset).copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(local), byteCount: $0.count)
+      (local + Self.homeOffset).copyMemory(
+        from: $0.baseAddress ?? UnsafeRawPointer(local), byteCount: $0.count)
     }
     header.pointee.home = codeAddress
   }

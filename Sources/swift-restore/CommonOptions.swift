@@ -6,10 +6,14 @@ import SystemPackage
 
 /// What every command that works on images takes.
 struct CommonOptions: ParsableArguments {
-  @Option(name: [.customShort("D"), .customLong("images-dir"), .customLong("images")], help: "The folder of the image files.")
+  @Option(
+    name: [.customShort("D"), .customLong("images-dir"), .customLong("images")],
+    help: "The folder of the image files.")
   var images: String = "."
 
-  @Option(name: [.customShort("W"), .long], help: "The folder for logs and statistics; the images folder if not given.")
+  @Option(
+    name: [.customShort("W"), .long],
+    help: "The folder for logs and statistics; the images folder if not given.")
   var workDir: String?
 
   @Option(name: [.customShort("o"), .long], help: "Write details to this file in the work folder.")
@@ -62,7 +66,9 @@ struct Output {
           "{\"error\":{\"cause\":\(json(failure.cause)),\"advice\":\(json(failure.advice)),\"errno\":\(failure.errno?.rawValue ?? 0)}}\n",
           to: 1)
       } else {
-        Self.write("swift-restore: \(failure.cause)\n" + (failure.advice.isEmpty ? "" : "  \(failure.advice)\n"), to: 2)
+        Self.write(
+          "swift-restore: \(failure.cause)\n" + (failure.advice.isEmpty ? "" : "  \(failure.advice)\n"), to: 2
+        )
       }
       if let log { Self.write("Error: \(failure.description)\n", to: log) }
       throw ExitCode(1)
@@ -78,7 +84,8 @@ struct Output {
 
   func show(_ s: DumpStatsEntry) {
     let rows: [(String, String, UInt64)] = [
-      ("freezing_time", "Freezing time, µs", UInt64(s.freezingTime)), ("frozen_time", "Frozen time, µs", UInt64(s.frozenTime)),
+      ("freezing_time", "Freezing time, µs", UInt64(s.freezingTime)),
+      ("frozen_time", "Frozen time, µs", UInt64(s.frozenTime)),
       ("memdump_time", "Memory dump time, µs", UInt64(s.memdumpTime)),
       ("memwrite_time", "Memory write time, µs", UInt64(s.memwriteTime)),
       ("pages_scanned", "Pages scanned", s.pagesScanned), ("pages_written", "Pages written", s.pagesWritten),
@@ -92,12 +99,15 @@ struct Output {
       "restore",
       [
         ("forking_time", "Forking time, µs", UInt64(s.forkingTime)),
-        ("restore_time", "Restore time, µs", UInt64(s.restoreTime)), ("pages_restored", "Pages restored", s.pagesRestored ?? 0),
+        ("restore_time", "Restore time, µs", UInt64(s.restoreTime)),
+        ("pages_restored", "Pages restored", s.pagesRestored ?? 0),
       ])
   }
 
   private func show(_ name: String, _ rows: [(String, String, UInt64)]) {
-    if let log, options.verbosity >= 2 { for (_, label, value) in rows { Self.write("\(label): \(value)\n", to: log) } }
+    if let log, options.verbosity >= 2 {
+      for (_, label, value) in rows { Self.write("\(label): \(value)\n", to: log) }
+    }
     if options.json {
       Self.write("{\"\(name)\":{" + rows.map { "\"\($0.0)\":\($0.2)" }.joined(separator: ",") + "}}\n", to: 1)
     } else if options.displayStats {

@@ -18,7 +18,8 @@ struct DumpCommand: ParsableCommand {
   @Flag(name: [.customShort("s"), .long], inversion: .prefixedNo, help: "Leave the tree stopped afterwards.")
   var leaveStopped = false
 
-  @Flag(name: [.customShort("j"), .long], inversion: .prefixedNo,
+  @Flag(
+    name: [.customShort("j"), .long], inversion: .prefixedNo,
     help: "The session or terminal belongs to a shell outside of the tree.")
   var shellJob = false
 

@@ -6,5 +6,5 @@ struct SwiftRestore: ParsableCommand {
     commandName: "swift-restore",
     abstract: "Checkpoint a Linux process tree to image files, and bring it back.",
     version: "0.1.0",
-    subcommands: [DumpCommand.self])
+    subcommands: [DumpCommand.self, RestoreCommand.self])
 }
