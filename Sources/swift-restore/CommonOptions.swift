@@ -19,7 +19,9 @@ struct CommonOptions: ParsableArguments {
   @Option(name: [.customShort("o"), .long], help: "Write details to this file in the work folder.")
   var logFile: String?
 
-  @Option(name: [.customShort("v"), .customLong("verbosity")], help: "How much to write to the log, 0 to 4.")
+  @Option(
+    name: [.customLong("verbosity")],
+    help: "How much to write to the log, 0 to 4; also -vN, or -v as often as N.")
   var verbosity: Int = 2
 
   @Flag(inversion: .prefixedNo, help: "Print the statistics.")
