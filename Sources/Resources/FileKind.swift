@@ -19,6 +19,9 @@ public protocol FileKind: SendableMetatype {
   /// changed yet when this is asked.
   static func objection(_ file: DumpedFile) -> String?
 
+  /// The same, for kinds whose answer depends on what the user asked for.
+  static func objection(_ file: DumpedFile, _ options: DumpOptions) -> String?
+
   /// The image of the description. `id` is its number in `files.img`.
   static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry
 
@@ -28,20 +31,26 @@ public protocol FileKind: SendableMetatype {
   /// Makes the description again, in the tracer.
   static func open(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) -> Descriptor
 
-  /// Appends what a task must do itself once all its descriptors are in place; `number` is one of them.
+  /// Appends what a task must do itself once all its descriptors are in place; `number` is one of them. Asked
+  /// again with an empty program as long as ``RestoreContext/unfinished`` holds the entry's ID.
   static func complete(
     _ entry: FileEntry, number: Int32, in task: RestoredThread, _ restore: RestoreContext,
     _ program: inout SyscallProgram
   ) throws(Failure)
+
+  /// What is left to be done once every task has its memory and its descriptors; asked once, just before the release.
+  static func finish(_ restore: RestoreContext) throws(Failure)
 }
 
 extension FileKind {
   public static func objection(_ file: DumpedFile) -> String? { nil }
+  public static func objection(_ file: DumpedFile, _ options: DumpOptions) -> String? { objection(file) }
   public static func check(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) {}
   public static func complete(
     _ entry: FileEntry, number: Int32, in task: RestoredThread, _ restore: RestoreContext,
     _ program: inout SyscallProgram
   ) throws(Failure) {}
+  public static func finish(_ restore: RestoreContext) throws(Failure) {}
 }
 
 /// All kinds that can be dumped and restored.
@@ -67,6 +76,12 @@ public struct DumpedFile {
   public var description: String {
     number >= 0
       ? "task \(pid): descriptor \(number) -> \(linkText)" : "task \(pid): \(procPath) -> \(linkText)"
+  }
+
+  /// Who gets the description's signals.
+  func owner() throws(Failure) -> FownEntry {
+    let duplicate = try duplicate()
+    return try about("reading its owner") { () throws(Errno) in try FownEntry(of: duplicate.rawValue) }
   }
 
   /// The file type bits of st_mode.
@@ -121,6 +136,25 @@ public struct FdInfo: Sendable {
       return line.dropFirst(key.utf8.count + 1).drop { $0 == 0x20 || $0 == 0x09 }.map { $0 }.text
     }
     return nil
+  }
+
+  /// The number that follows `key:`; `nil` if there is no such line, or no number in it.
+  func number(_ key: String, radix: Int = 10) -> UInt64? {
+    value(key).flatMap { UInt64($0, radix: radix) }
+  }
+}
+
+extension FileEntry {
+  init(_ type: FdTypes, _ id: UInt32) {
+    self.init()
+    self.type = type
+    self.id = id
+  }
+
+  /// The part of an entry that its type promises.
+  func part<Part>(_ part: Part?) throws(Failure) -> Part {
+    guard let part else { throw Failure("files.img: file \(id) is of the kind \(type) without its part") }
+    return part
   }
 }
 
