@@ -18,6 +18,8 @@ public final class DumpContext {
   public var terminals: [TtyInfoEntry] = []
   var ghosts: [FileTable.Key: UInt32] = [:]
   public var shmems = SharedMemoryTable()
+  /// The processes of the tree that have a descriptor table of their own, in the tracer's PID namespace.
+  public var processes: [Int32] = []
   /// Image numbers that are given out one after the other.
   private var numbers: [String: UInt32] = [:]
   public var statistics = DumpStatsEntry()

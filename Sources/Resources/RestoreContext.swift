@@ -24,6 +24,9 @@ public final class RestoreContext {
   public var unfinished: Set<UInt32> = []
   public var warnings: [String] = []
 
+  /// Items of interest lists that are still to be added, by the ID of their epoll instance.
+  var interestLists: [UInt32: Epoll.InterestList] = [:]
+
   /// Descriptions that have been made, by ID, as descriptors of this process.
   private var opened: [UInt32: Int32] = [:]
   /// Other descriptors to close at the end, such as both ends of a pipe, by whatever its kind calls them.
