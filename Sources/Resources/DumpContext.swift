@@ -17,6 +17,8 @@ public final class DumpContext {
   public var remaps: [RemapFilePathEntry] = []
   public var terminals: [TtyInfoEntry] = []
   var ghosts: [FileTable.Key: UInt32] = [:]
+  /// Named pipes that have been recorded, and their pipe_id.
+  var fifos: [FileTable.Key: UInt32] = [:]
   public var shmems = SharedMemoryTable()
   /// The processes of the tree that have a descriptor table of their own, in the tracer's PID namespace.
   public var processes: [Int32] = []
