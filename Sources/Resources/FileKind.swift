@@ -54,7 +54,10 @@ extension FileKind {
 }
 
 /// All kinds that can be dumped and restored.
-public let fileKinds: [any FileKind.Type] = [Pipe.self, RegularFile.self]
+public let fileKinds: [any FileKind.Type] = [
+  Pipe.self, RegularFile.self, EventFD.self, Epoll.self, TimerFD.self, SignalFD.self, MemFD.self, Fifo.self,
+  Terminal.self,
+]
 
 /// A file description of the tree under dump, seen through one of its descriptors, or through a mapping or a link that
 /// holds a file without one.
