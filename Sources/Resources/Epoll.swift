@@ -62,7 +62,9 @@ public enum Epoll: FileKind {
       guard let number = try descriptor(of: pid, there, buffer) else { continue }
       let status = try about("reading the PIDs of task \(pid)") { () throws(Errno) in
         let directory = try ProcDirectory(pid: pid)
-        return ProcStatus(try directory.read("status", buffer))
+        return try withExtendedLifetime(buffer) { () throws(Errno) in
+          ProcStatus(try directory.read("status", buffer))
+        }
       }
       item.adder = UInt32(status.nsTgid.last ?? pid)
       if number != Int32(bitPattern: slot.number) { item.source = UInt32(number) }

@@ -50,7 +50,8 @@ public enum Terminal: FileKind {
     guard dump.options.shellJob else {
       throw Failure(
         "\(file.description): a terminal (shell-job)",
-        advice: "If the tree was started from a shell and shall get the terminal of the restore, add --shell-job.")
+        advice:
+          "If the tree was started from a shell and shall get the terminal of the restore, add --shell-job.")
     }
     var terminal = TtyFileEntry()
     terminal.id = id
@@ -146,7 +147,8 @@ public enum Terminal: FileKind {
     }
     restore.keep(
       try about(
-        "opening /dev/tty", advice: "With --shell-job the tree gets the terminal of the restore: run it from one."
+        "opening /dev/tty",
+        advice: "With --shell-job the tree gets the terminal of the restore: run it from one."
       ) { () throws(Errno) in try Descriptor.open("/dev/tty", O_RDWR | O_NOCTTY) },
       as: "terminal")
     return restore.kept("terminal") ?? -1
