@@ -30,7 +30,10 @@ private final class Holder {
     waitpid(pid, &status, 0)
   }
 
-  func complete(_ trip: RoundTrip, _ epolls: [(entry: FileEntry, number: Int32)]) throws {
+  /// Adds what is this task's to add, in place of the recorded task `recorded`.
+  func complete(
+    _ trip: RoundTrip, _ epolls: [(entry: FileEntry, number: Int32)], as recorded: pid_t = getpid()
+  ) throws {
     let buffer = ReadBuffer()
     let directory = try ProcDirectory(pid: pid)
     let maps = try withExtendedLifetime(buffer) { Mapping.parse(try directory.read("maps", buffer)) }
@@ -44,7 +47,7 @@ private final class Holder {
     try process.enterAll()
     try process.waitAll()
     let task = RestoredThread(
-      core: CoreEntry(), isLeader: true, pid: UInt32(pid), tid: UInt32(pid), slot: slot)
+      core: CoreEntry(), isLeader: true, pid: UInt32(recorded), tid: UInt32(recorded), slot: slot)
     repeat {
       var program = SyscallProgram(for: slot)
       for (entry, number) in epolls {
@@ -54,7 +57,6 @@ private final class Holder {
     } while !trip.restore.unfinished.isEmpty
     process.close(entered: true)
     process.detach()
-    try Epoll.finish(trip.restore)
   }
 
   /// The interest list as the kernel shows it, in a fixed order, and without inode numbers of pipes.
@@ -183,9 +185,37 @@ extension Kinds {
       let holder = try Holder(Array(zip(all, made)))
       let table = try holder.table()
       try holder.complete(trip, [(try trip.entry(3), 203)])
+      try Epoll.finish(trip.restore)
       #expect(try holder.items(203) == interestList("/proc/self/fdinfo/203"))
       #expect(try holder.table() == table)
       #expect(epoll_poll(made[3]) == [10, 12])
+    }
+  }
+
+  /// Two tasks share an instance, and each has the file of one item.
+  @Test func epollItemsAreAddedByTheTaskThatHasTheFile() throws {
+    try withDescriptors([200, 201, 203], { [eventfd(1, 0), eventfd(2, O_NONBLOCK), epoll_create()] }) {
+      add(203, 200, 0x1, data: 1)
+      add(203, 201, 0x1, data: 2)
+      let other = try Holder([(201, 201), (213, 203)])
+      // This process has the file only until its description is recorded.
+      let trip = try RoundTrip([200, 201, 203], processes: [getpid(), other.pid]) {
+        if $0 == 201 { close(201) }
+      }
+      let items = try #require(try trip.entry(2).epfd).tfd
+      #expect(items.first { $0.data == 1 }?.adder == nil)
+      #expect(items.first { $0.data == 2 }?.adder == UInt32(other.pid))
+      let made = try trip.descriptors()
+      let tasks = [
+        try Holder([(200, made[0]), (203, made[2])]), try Holder([(201, made[1]), (213, made[2])]),
+      ]
+      let entry = try trip.entry(2)
+      try tasks[0].complete(trip, [(entry, 203)])
+      #expect(throws: Failure.self) { try Epoll.finish(trip.restore) }
+      try tasks[1].complete(trip, [(entry, 213)], as: other.pid)
+      try Epoll.finish(trip.restore)
+      #expect(try tasks[0].items(203) == interestList("/proc/self/fdinfo/203"))
+      #expect(epoll_poll(made[2]) == [1, 2])
     }
   }
 

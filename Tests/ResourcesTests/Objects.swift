@@ -47,15 +47,20 @@ final class RoundTrip {
   /// IDs, in the order of the descriptors that were dumped.
   let ids: [UInt32]
 
-  init(_ descriptors: [Int32], shellJob: Bool = false) throws {
+  init(
+    _ descriptors: [Int32], shellJob: Bool = false, processes: [pid_t] = [getpid()],
+    recorded: (Int32) -> Void = { _ in }
+  ) throws {
     folder = try TemporaryDirectory()
     var options = DumpOptions()
     options.shellJob = shellJob
     let dump = DumpContext(options: options, directory: try ImageDirectory(creating: FilePath(folder.path)))
-    dump.processes = [getpid()]
+    dump.processes = processes
     ids = try descriptors.map {
       let file = try dumped($0)
-      return try dump.files.id(of: file, kind: kind(of: file), dump)
+      let id = try dump.files.id(of: file, kind: kind(of: file), dump)
+      recorded($0)
+      return id
     }
     var wanted = RestoreOptions()
     wanted.shellJob = shellJob
