@@ -11,7 +11,9 @@ import Tracee
 
 /// The kinds are tested on real objects of this process. Descriptor numbers and the ptrace thread are shared by a
 /// process, so tests run one after the other.
-@Suite(.serialized) struct Kinds {}
+@Suite(.serialized) final class Kinds {
+  deinit { RoundTrip.latest = nil }
+}
 
 /// A folder that goes away with this value.
 final class TemporaryDirectory {
@@ -41,8 +43,8 @@ final class RoundTrip {
   let folder: TemporaryDirectory
   let dump: DumpContext
   let restore: RestoreContext
-  /// The latest one: what was made again lives as long as its context, and longer than a test can see.
-  nonisolated(unsafe) private static var latest: RoundTrip?
+  /// What was made again lives as long as its context, which is until the test ends.
+  nonisolated(unsafe) fileprivate static var latest: RoundTrip?
 
   /// IDs, in the order of the descriptors that were dumped.
   let ids: [UInt32]
