@@ -52,7 +52,7 @@ void   img__vma_entry__free_unpacked
   assert(message->base.descriptor == &img__vma_entry__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
-static const ProtobufCFieldDescriptor img__vma_entry__field_descriptors[11] =
+static const ProtobufCFieldDescriptor img__vma_entry__field_descriptors[12] =
 {
   {
     "start",
@@ -186,8 +186,21 @@ static const ProtobufCFieldDescriptor img__vma_entry__field_descriptors[11] =
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "anon_name",
+    1001,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BYTES,
+    offsetof(Img__VmaEntry, has_anon_name),
+    offsetof(Img__VmaEntry, anon_name),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned img__vma_entry__field_indices_by_name[] = {
+  11,   /* field[11] = anon_name */
   1,   /* field[1] = end */
   7,   /* field[7] = fd */
   9,   /* field[9] = fdflags */
@@ -204,7 +217,7 @@ static const ProtobufCIntRange img__vma_entry__number_ranges[2 + 1] =
 {
   { 1, 0 },
   { 1000, 10 },
-  { 0, 11 }
+  { 0, 12 }
 };
 const ProtobufCMessageDescriptor img__vma_entry__descriptor =
 {
@@ -214,7 +227,7 @@ const ProtobufCMessageDescriptor img__vma_entry__descriptor =
   "Img__VmaEntry",
   "img",
   sizeof(Img__VmaEntry),
-  11,
+  12,
   img__vma_entry__field_descriptors,
   img__vma_entry__field_indices_by_name,
   2,  img__vma_entry__number_ranges,

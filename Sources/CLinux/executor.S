@@ -18,7 +18,7 @@
 #define HOME 32
 #define CLEANUP_COUNT 40
 #define CLEANUP 48
-#define RECORDS 640
+#define RECORDS 768
 #define RECORD_SIZE 64
 
 #define SYS_futex 202

@@ -3,44 +3,49 @@ import Glibc
 
 /// Memory for the C structs of one message at a time: taken piece by piece, given back all at once.
 ///
-/// libprotobuf-c allocates here when it decodes, so what a hostile image can make it take is bounded, and nothing has to
-/// be freed one by one. An arena serves one message after another; it is not for two threads at once.
+/// libprotobuf-c allocates here when it decodes, so what a hostile image can make it take is bounded, and
+/// nothing has to be freed one by one. An arena serves one message after another; it is not for two threads
+/// at once.
 public struct ImageArena: ~Copyable {
   /// What the C callbacks see, hence at a fixed address.
   struct State {
     var allocator = ProtobufCAllocator()
-    var next: UnsafeMutableRawPointer
-    var end: UnsafeMutableRawPointer
-    /// The newest chunk that was added; the first bytes of each hold the one before it.
+    /// The first chunk: it stays when the others go.
+    var first: UnsafeMutableRawPointer?
+    /// The newest of the other chunks; the first bytes of each hold the one before it.
     var added: UnsafeMutableRawPointer?
     var addedBytes = 0
-    /// How much may be added.
+    /// The next free byte, and how many there are in its chunk.
+    var next: UnsafeMutableRawPointer?
+    var free = 0
+    /// How many bytes may be added.
     var limit = Int.max
-    /// No decoding below this stack address.
-    var stackFloor: UInt = 0
   }
 
   let state: UnsafeMutablePointer<State>
-  private let first: UnsafeMutableRawPointer
+  private let most: Int
 
   private static let firstBytes = 32 << 10
   private static let alignment = 16
 
   public init() {
-    let first = UnsafeMutableRawPointer.allocate(byteCount: Self.firstBytes, alignment: Self.alignment)
-    let state = UnsafeMutablePointer<State>.allocate(capacity: 1)
-    state.initialize(to: State(next: first, end: first + Self.firstBytes))
+    self.init(most: 512 << 20)
+  }
+
+  /// - Parameter most: How many bytes decoding may take, whatever the length of the message.
+  init(most: Int) {
+    self.most = most
+    state = .allocate(capacity: 1)
+    state.initialize(to: State())
     state.pointee.allocator = ProtobufCAllocator(
       alloc: { state, bytes in ImageArena.allocateWithinBounds(state, bytes) },
       free: { _, _ in },
       allocator_data: state)
-    self.first = first
-    self.state = state
   }
 
   deinit {
     reset()
-    first.deallocate()
+    state.pointee.first?.deallocate()
     state.deallocate()
   }
 
@@ -51,8 +56,8 @@ public struct ImageArena: ~Copyable {
       chunk.deallocate()
     }
     state.pointee.addedBytes = 0
-    state.pointee.next = first
-    state.pointee.end = first + Self.firstBytes
+    state.pointee.next = state.pointee.first
+    state.pointee.free = state.pointee.first == nil ? 0 : Self.firstBytes
   }
 
   /// Uninitialized memory, aligned to 16 bytes, valid until `reset`.
@@ -63,63 +68,71 @@ public struct ImageArena: ~Copyable {
   private static func allocate(_ state: UnsafeMutablePointer<State>, _ bytes: Int) -> UnsafeMutableRawPointer
   {
     let size = (bytes + alignment - 1) & ~(alignment - 1)
-    if size > state.pointee.end - state.pointee.next { addChunk(state, size) }
-    let piece = state.pointee.next
-    state.pointee.next += size
+    let piece: UnsafeMutableRawPointer
+    if let next = state.pointee.next, size <= state.pointee.free {
+      piece = next
+    } else {
+      piece = addChunk(state, size)
+    }
+    state.pointee.next = piece + size
+    state.pointee.free -= size
     return piece
   }
 
-  private static func addChunk(_ state: UnsafeMutablePointer<State>, _ size: Int) {
-    let bytes = max(size, state.pointee.addedBytes, firstBytes) + alignment
-    let chunk = UnsafeMutableRawPointer.allocate(byteCount: bytes, alignment: alignment)
+  /// Adds a chunk with room for at least `size` bytes, and returns where its free bytes begin.
+  private static func addChunk(_ state: UnsafeMutablePointer<State>, _ size: Int) -> UnsafeMutableRawPointer {
+    if state.pointee.first == nil, size <= firstBytes {
+      let chunk = UnsafeMutableRawPointer.allocate(byteCount: firstBytes, alignment: alignment)
+      state.pointee.first = chunk
+      state.pointee.free = firstBytes
+      return chunk
+    }
+    let bytes = max(size, state.pointee.addedBytes, firstBytes)
+    let chunk = UnsafeMutableRawPointer.allocate(byteCount: alignment + bytes, alignment: alignment)
     chunk.storeBytes(of: state.pointee.added, as: UnsafeMutableRawPointer?.self)
     state.pointee.added = chunk
     state.pointee.addedBytes += bytes
-    state.pointee.next = chunk + alignment
-    state.pointee.end = chunk + bytes
+    state.pointee.free = bytes
+    return chunk + alignment
   }
 }
 
 // MARK: - Decoding
 
 extension ImageArena {
-  /// How much memory the structs of a message may take: more than any real one needs for its length (a number of a
-  /// repeated field, two bytes in the image, takes some 80 while it is decoded), and in no case more than 512 MiB.
-  private static func limit(forMessageOf bytes: Int) -> Int { min((1 << 20) + 128 * bytes, 512 << 20) }
-
-  /// How much stack the decoder may use. libprotobuf-c recurses for nested messages and sets no bound; each level takes
-  /// about a kilobyte, and a cgroup tree is the only thing that nests deeper than five.
-  private static let stackBytes: UInt = 256 << 10
+  /// How much memory the structs of a message may take: more than any real one needs for its length (a number
+  /// of a repeated field, two bytes in the image, takes some 80 while it is decoded).
+  private func limit(forMessageOf bytes: Int) -> Int { min((1 << 20) + 128 * bytes, most) }
 
   /// Decodes a message by libprotobuf-c and copies it into a value.
   func decode<Message: CMessage>(_ bytes: RawSpan) throws(ImageError) -> Message {
-    state.pointee.limit = Self.limit(forMessageOf: bytes.byteCount)
-    state.pointee.stackFloor = Self.stackAddress() - Self.stackBytes
+    state.pointee.limit = limit(forMessageOf: bytes.byteCount)
     defer { reset() }
     // Sound: the bytes are only read during the call, and the value owns copies of all it keeps.
-    let message: Message? = bytes.withUnsafeBytes { bytes in
-      Message.unpack(&state.pointee.allocator, bytes.count, bytes.bindMemory(to: UInt8.self).baseAddress)
-        .map { Message(raising: $0) }
+    return try bytes.withUnsafeBytes { bytes throws(ImageError) in
+      // libprotobuf-c recurses for nested messages and sets no bound, so that is checked before.
+      if Message.isRecursive, let fault = MalformedMessage.fault(in: bytes, of: Message.self) {
+        throw malformed(Message.self, fault)
+      }
+      let start = bytes.bindMemory(to: UInt8.self).baseAddress
+      if let c = Message.unpack(&state.pointee.allocator, bytes.count, start) { return Message(raising: c) }
+      let fault = MalformedMessage.fault(in: bytes, of: Message.self)
+      throw malformed(Message.self, fault ?? "it takes more memory than any real one")
     }
-    guard let message else { throw ImageError(.malformed(message: "\(Message.self)", detail: nil)) }
-    return message
+  }
+
+  private func malformed<Message: CMessage>(_ type: Message.Type, _ fault: String) -> ImageError {
+    ImageError(.malformed(message: MalformedMessage.name(of: type), detail: fault))
   }
 
   /// libprotobuf-c's way in: nil makes it give up on the message.
   private static func allocateWithinBounds(_ data: UnsafeMutableRawPointer?, _ bytes: Int)
     -> UnsafeMutableRawPointer?
   {
-    guard let state = data?.assumingMemoryBound(to: State.self), stackAddress() >= state.pointee.stackFloor,
-      bytes >= 0, bytes <= state.pointee.limit - state.pointee.addedBytes
+    guard let state = data?.assumingMemoryBound(to: State.self), bytes >= 0,
+      bytes <= state.pointee.limit - state.pointee.addedBytes
     else { return nil }
     return allocate(state, bytes)
-  }
-
-  /// About where the stack is; it grows down.
-  @inline(never)
-  private static func stackAddress() -> UInt {
-    var here: UInt8 = 0
-    return withUnsafeMutablePointer(to: &here) { UInt(bitPattern: $0) }
   }
 }
 

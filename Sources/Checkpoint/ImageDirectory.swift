@@ -3,9 +3,9 @@ import SystemPackage
 
 /// The folder of an image set.
 ///
-/// Files are opened relative to a descriptor of the folder and never through a symbolic link, and only their owner may
-/// read them: images hold all of a program's secrets.
-public struct ImageDirectory: ~Copyable {
+/// Files are opened relative to a descriptor of the folder and never through a symbolic link, and only their
+/// owner may read them: images hold all of a program's secrets.
+public struct ImageDirectory: ~Copyable, Sendable {
   /// The path it was opened by, for messages.
   public let path: FilePath
   private let folder: OwnedDescriptor
@@ -16,8 +16,9 @@ public struct ImageDirectory: ~Copyable {
     self.path = path
   }
 
-  /// Opens a folder to write an image set into it, and makes it (mode 0700) if it is not there. An inventory that
-  /// is in it is removed, so that what is in the folder is not taken for a whole set until it is one again.
+  /// Opens a folder to write an image set into it, and makes it (mode 0700) if it is not there. An inventory
+  /// that is in it is removed, so that what is in the folder is not taken for a whole set until it is one
+  /// again.
   public init(creating path: FilePath) throws(ImageError) {
     folder = try Self.make(folder: path)
     self.path = path
@@ -118,9 +119,22 @@ extension ImageDirectory {
     try writeWhole(buffer, to: file.fileName, sync: false)
   }
 
+  /// Writes an image by a writer that `body` appends to.
+  public func write(
+    _ file: ImageFile, using buffer: inout ImageBuffer,
+    by body: (inout ImageWriter) throws(ImageError) -> Void
+  ) throws(ImageError) {
+    // If anything fails, the caller is left with the empty one.
+    var taken = ImageBuffer()
+    swap(&taken, &buffer)
+    var writer = try ImageWriter(file, in: self, buffer: taken)
+    try body(&writer)
+    buffer = try writer.finish()
+  }
+
   /// Writes `inventory.img`, which makes the set complete: when all else is written, and at once by a rename.
-  /// - Parameter sync: Wait until it is on the disk, and the names of all files with it. That their content is there is
-  ///   for the caller to see to before.
+  /// - Parameter sync: Wait until it is on the disk, and the names of all files with it. That their content
+  ///   is there is for the caller to see to before.
   public func writeInventory(_ inventory: InventoryEntry, sync: Bool, using buffer: inout ImageBuffer)
     throws(ImageError)
   {

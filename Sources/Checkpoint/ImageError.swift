@@ -12,7 +12,7 @@ public struct ImageError: Error, Hashable, Sendable, CustomStringConvertible {
     /// An entry claims to be longer than any can be, in bytes.
     case tooLong(length: Int, limit: Int)
     /// The bytes are not the message that belongs there.
-    case malformed(message: String, detail: String?)
+    case malformed(message: String, detail: String)
     /// There is no entry where one has to be.
     case missing(message: String)
   }
@@ -38,12 +38,13 @@ extension ImageError.Problem: CustomStringConvertible {
   public var description: String {
     switch self {
     case .system(let call, let errno): "\(call): \(errno)"
-    case .cutShort(let end, let needed): "cut short: it ends at byte \(end), and should reach byte \(needed)"
+    case .cutShort(let end, let needed):
+      "cut short: it ends at byte \(end) and should go on to byte \(needed)"
     case .wrongMagic(let found, let expected):
       "begins with \(hex(found)), not \(hex(expected)): not an image of this kind"
     case .tooLong(let length, let limit):
       "claims to be \(length) bytes long, \(limit) is the most there can be"
-    case .malformed(let message, let detail): "not a \(message)" + (detail.map { ": \($0)" } ?? "")
+    case .malformed(let message, let detail): "not a \(message): \(detail)"
     case .missing(let message): "there is no \(message) in it"
     }
   }

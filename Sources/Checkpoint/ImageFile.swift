@@ -1,7 +1,8 @@
 /// A file of an image set: which kind it is, and for most kinds which one of them.
 ///
-/// Numbers are those in the file name: for a task, its PID in the PID namespace of the tree's root; for a namespace,
-/// its id; otherwise what the messages refer to. The entries that each kind holds are said beside it.
+/// Numbers are those in the file name: for a task, its PID in the PID namespace of the tree's root; for a
+/// namespace, its id; otherwise what the messages refer to. The entries that each kind holds are said beside
+/// it.
 public enum ImageFile: Hashable, Sendable {
   // The tree
   /// One ``InventoryEntry``; written last.
@@ -84,7 +85,8 @@ public enum ImageFile: Hashable, Sendable {
   case netdev(UInt32)
   /// One ``NetnsEntry``.
   case netns(UInt32)
-  /// The output of `ip address save`, raw; likewise the next ones for `ip route save`, for IPv4 and IPv6, and `ip rule save`.
+  /// The output of `ip address save`, raw; likewise the next ones for `ip route save`, for IPv4 and IPv6, and
+  /// `ip rule save`.
   case ifaddr(UInt32)
   case route(UInt32)
   case route6(UInt32)
@@ -111,6 +113,7 @@ extension ImageFile {
     case .statsDump: "stats-dump"
     case .statsRestore: "stats-restore"
     case .ghostFile(let id), .tcpStream(let id): stem + String(id, radix: 16) + ".img"
+    case .tmpfs(let id), .tmpfsDev(let id): stem + String(id) + ".tar.gz.img"
     default: stem + (number.map { String($0) } ?? "") + ".img"
     }
   }
@@ -132,7 +135,8 @@ extension ImageFile {
   private var word: UInt32? { description.word }
   private var number: UInt32? { description.number }
 
-  /// What the format says about each kind, one line each: how the name begins, the number in it, the magic word.
+  /// What the format says about each kind, one line each: how the name begins, the number in it, the magic
+  /// word.
   private var description: (stem: String, number: UInt32?, word: UInt32?) {
     switch self {
     case .inventory: ("inventory", nil, 0x5831_3116)

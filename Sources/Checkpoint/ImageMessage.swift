@@ -2,13 +2,14 @@ import CProtobufC
 
 /// A message of the image format, as a plain value.
 ///
-/// The types in `Messages/` are generated from `images/*.proto`. A field that the format requires starts out as zero
-/// or empty; an optional one as nil; a repeated one as an empty array.
+/// The types in `Messages/` are generated from `images/*.proto`. A field that the format requires starts out
+/// as zero or empty; an optional one as nil; a repeated one as an empty array.
 public protocol ImageMessage: Equatable, Sendable {
   init()
 
   /// Decodes the protobuf encoding of one message. Fields that the type does not know are skipped.
-  /// - Throws: an ``ImageError`` without a file name, for the caller to complete, when the bytes are not such a message.
+  /// - Throws: an ``ImageError`` without a file name, for the caller to complete, when the bytes are not such
+  ///   a message.
   init(decoding bytes: RawSpan, in arena: borrowing ImageArena) throws(ImageError)
 
   /// Appends the protobuf encoding, without a length before it.
@@ -24,9 +25,13 @@ extension ImageMessage {
 
 /// What the generated types add: the way to and from the struct that libprotobuf-c works on.
 ///
-/// "Raising" copies a C struct into a Swift value; "lowering" builds the C struct, and what it points to, in an arena.
+/// "Raising" copies a C struct into a Swift value; "lowering" builds the C struct, and what it points to, in
+/// an arena.
 protocol CMessage: ImageMessage {
   associatedtype C
+
+  /// Whether a message can hold, at some depth, one that holds another of its own type.
+  static var isRecursive: Bool { get }
 
   /// protoc-c's decoder for the message; nil when the bytes are not one.
   static func unpack(
@@ -35,6 +40,10 @@ protocol CMessage: ImageMessage {
 
   init(raising c: UnsafePointer<C>)
   func lower(to c: UnsafeMutablePointer<C>, in arena: borrowing ImageArena)
+}
+
+extension CMessage {
+  static var isRecursive: Bool { false }
 }
 
 /// An optional value that is kept out of line, so that a struct with many alternatives stays small.

@@ -2,8 +2,8 @@ import SystemPackage
 
 /// Reads an image entry by entry, with raw bytes between them where the kind has such.
 ///
-/// It keeps a window of the file in memory: a small image takes one read, and a large one, or one that lies about
-/// lengths, never takes more memory than its longest entry.
+/// It keeps a window of the file in memory: a small image takes one read, and a large one, or one that lies
+/// about lengths, never takes more memory than its longest entry.
 public struct ImageReader: ~Copyable {
   public let file: ImageFile
   /// How many entries have been read.
@@ -26,8 +26,8 @@ public struct ImageReader: ~Copyable {
     self.window = window
   }
 
-  /// The descriptor of the file, to take raw bytes by splice(2) or the like, at the offsets that `skip` returns.
-  /// It stays the reader's.
+  /// The descriptor of the file, to take raw bytes by splice(2) or the like, at the offsets that `skip`
+  /// returns. It stays the reader's.
   public var fileDescriptor: FileDescriptor { window.descriptor.value }
 
   /// The size of the file in bytes.

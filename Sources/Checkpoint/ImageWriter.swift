@@ -2,8 +2,9 @@ import SystemPackage
 
 /// Writes an image entry by entry, with raw bytes between them where the kind has such.
 ///
-/// Bytes are collected and written when there are many, so a small image takes one write. The memory comes from the
-/// caller and goes back with `finish`, for the next image. An image that is not finished stays behind cut short.
+/// Bytes are collected and written when there are many, so a small image takes one write. The memory comes
+/// from the caller and goes back with `finish`, for the next image. An image that is not finished stays
+/// behind cut short.
 public struct ImageWriter: ~Copyable {
   public let file: ImageFile
   private let descriptor: OwnedDescriptor
@@ -40,8 +41,9 @@ public struct ImageWriter: ~Copyable {
     try append(raw: bytes.span.bytes)
   }
 
-  /// Hands out the file's descriptor, to append raw bytes by splice(2) or the like. All before them is written, and
-  /// the offset is the end of the file; it has to be that again afterwards. The descriptor stays the writer's.
+  /// Hands out the file's descriptor, to append raw bytes by splice(2) or the like. All before them is
+  /// written, and the offset is the end of the file; it has to be that again afterwards. The descriptor stays
+  /// the writer's.
   public mutating func appendRaw<Result>(
     by body: (FileDescriptor) throws(ImageError) -> Result
   ) throws(ImageError) -> Result {

@@ -31,7 +31,8 @@ enum SystemCalls {
     _ = try retrying { Glibc.fsync(file.rawValue) }
   }
 
-  /// The size of a regular file in bytes; `EINVAL` (as read(2) has it for unsuitable files) for any other kind.
+  /// The size of a regular file in bytes; `EINVAL` (as read(2) has it for unsuitable files) for any other
+  /// kind.
   static func size(_ file: FileDescriptor) throws(Errno) -> Int {
     var status = stat()
     _ = try retrying { fstat(file.rawValue, &status) }
@@ -77,7 +78,7 @@ enum SystemCalls {
 }
 
 /// A file descriptor that is closed when it goes out of scope.
-struct OwnedDescriptor: ~Copyable {
+struct OwnedDescriptor: ~Copyable, Sendable {
   let value: FileDescriptor
 
   init(_ value: FileDescriptor) { self.value = value }

@@ -19,6 +19,17 @@ public final class DumpContext {
   var ghosts: [FileTable.Key: UInt32] = [:]
   /// Named pipes that have been recorded, and their pipe_id.
   var fifos: [FileTable.Key: UInt32] = [:]
+  /// Files behind mappings, by what maps shows of them, so that a library is looked at once for the whole tree.
+  struct MappedFile: Hashable {
+    var major: UInt32
+    var minor: UInt32
+    var inode: UInt64
+    var flags: UInt32
+    var name: [UInt8]
+  }
+  var mappedFiles: [MappedFile: (id: UInt32, isMemfd: Bool)] = [:]
+  /// Anonymous shared mappings whose content is to be written, each through the first task that has it.
+  public var sharedSegments: [(pid: Int32, mapping: Mapping)] = []
   public var shmems = SharedMemoryTable()
   /// The processes of the tree that have a descriptor table of their own, in the tracer's PID namespace.
   public var processes: [Int32] = []

@@ -13,9 +13,9 @@ public enum Fifo: FileKind {
     file.format == S_IFIFO && !file.isAnonymous && file.info.flags & UInt32(O_PATH) == 0
   }
 
-  public static func objection(_ file: DumpedFile) -> String? {
+  public static func objection(_ file: DumpedFile, _ options: DumpOptions) -> String? {
     if file.link.suffix(10).elementsEqual(" (deleted)".utf8) { return "a deleted named pipe (fifo)" }
-    return RegularFile.objection(file)
+    return RegularFile.objection(file, options)
   }
 
   public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry

@@ -17,9 +17,6 @@ public protocol FileKind: SendableMetatype {
 
   /// Why a description of this kind cannot be dumped, in a few words; `nil` if it can. Nothing has been
   /// changed yet when this is asked.
-  static func objection(_ file: DumpedFile) -> String?
-
-  /// The same, for kinds whose answer depends on what the user asked for.
   static func objection(_ file: DumpedFile, _ options: DumpOptions) -> String?
 
   /// The image of the description. `id` is its number in `files.img`.
@@ -43,8 +40,7 @@ public protocol FileKind: SendableMetatype {
 }
 
 extension FileKind {
-  public static func objection(_ file: DumpedFile) -> String? { nil }
-  public static func objection(_ file: DumpedFile, _ options: DumpOptions) -> String? { objection(file) }
+  public static func objection(_ file: DumpedFile, _ options: DumpOptions) -> String? { nil }
   public static func check(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) {}
   public static func complete(
     _ entry: FileEntry, number: Int32, in task: RestoredThread, _ restore: RestoreContext,

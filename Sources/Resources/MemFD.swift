@@ -19,7 +19,7 @@ public enum MemFD: FileKind {
       && file.format == S_IFREG && file.stat.st_nlink == 0 && file.info.flags & UInt32(O_PATH) == 0
   }
 
-  public static func objection(_ file: DumpedFile) -> String? {
+  public static func objection(_ file: DumpedFile, _ options: DumpOptions) -> String? {
     if file.info.locks > 0 { return "a file lock (file-locks)" }
     return isHuge(file) ? "a memfd of huge pages (hugetlb)" : nil
   }

@@ -25,7 +25,7 @@ public enum RegularFile: FileKind {
     }
   }
 
-  public static func objection(_ file: DumpedFile) -> String? {
+  public static func objection(_ file: DumpedFile, _ options: DumpOptions) -> String? {
     if file.info.locks > 0 { return "a file lock (file-locks)" }
     if file.link.starts(with: "(unreachable)".utf8) { return "a file outside the root (unreachable)" }
     let path = file.linkText

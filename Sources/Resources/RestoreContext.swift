@@ -22,6 +22,10 @@ public final class RestoreContext {
   public var sharedMemory = RestoredSharedMemory()
   /// IDs of descriptions whose kind has more for a task to do than fitted into its program (``FileKind/complete``).
   public var unfinished: Set<UInt32> = []
+  /// Bytes of each anonymous shared mapping: as many as the farthest mapping of it reaches.
+  public var sharedMemorySizes: [UInt64: UInt64] = [:]
+  /// The descriptors that every stub inherits.
+  public var service = ServiceDescriptors()
   public var warnings: [String] = []
 
   /// Items of interest lists that are still to be added, by the ID of their epoll instance.
@@ -115,4 +119,20 @@ extension FownEntry {
     let wanted = now & ~settable | Int(flags) & settable
     if wanted != now { try syscall(__NR_fcntl, Int(fd), Int(F_SETFL), wanted) }
   }
+}
+
+/// Descriptors that every stub inherits, at numbers above all that the tree uses.
+public struct ServiceDescriptors: Sendable {
+  /// A pidfd of the tracer, to get files from.
+  public var tracer: Int32 = -1
+  /// The images folder.
+  public var images: Int32 = -1
+  /// The executor area's memory.
+  public var area: Int32 = -1
+  /// A number that is free for the moment.
+  public var scratch: Int32 = -1
+  /// The lowest of them.
+  public var first: Int32 = 0
+
+  public init() {}
 }

@@ -16,6 +16,17 @@ public struct SharedMemoryTable {
     return true
   }
 
+  /// Writes the content of every anonymous shared mapping of the tree, each through the first task that has it.
+  public static func recordSegments(_ dump: DumpContext) throws(Failure) {
+    for (pid, mapping) in dump.sharedSegments {
+      let path =
+        "/proc/\(pid)/map_files/\(String(mapping.start, radix: 16))-\(String(mapping.end, radix: 16))"
+      let st = try about("shared memory \(mapping.inode)") { () throws(Errno) in try fstat(at: AT_FDCWD, path)
+      }
+      try record(id: mapping.inode, path: path, size: UInt64(st.st_size), dump)
+    }
+  }
+
   /// Writes the content of the tmpfs file that `path` opens. `id` is the N of the image. `size` in bytes.
   public static func record(id: UInt64, path: String, size: UInt64, _ dump: DumpContext) throws(Failure) {
     try about("shared memory \(id)") { () throws(Failure) in

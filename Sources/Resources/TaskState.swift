@@ -19,7 +19,8 @@ public protocol TaskState: SendableMetatype {
 
 /// State of a whole process, in the order in which it is restored. The thread that runs these is the leader.
 public let processStates: [any TaskState.Type] = [
-  SignalActions.self, ProcessAttributes.self, IntervalTimers.self, PosixTimers.self, ResourceLimits.self,
+  AddressSpace.self, SignalActions.self, ProcessAttributes.self, IntervalTimers.self, PosixTimers.self,
+  ResourceLimits.self,
 ]
 
 /// State of each thread, in the order in which it is restored. Credentials come last: they take away
@@ -36,6 +37,8 @@ public final class DumpedThread {
   /// IDs of the process's POSIX timers and how they were made; asked from outside.
   public var posixTimers: [PosixTimerEntry] = []
   public var core = CoreEntry()
+  /// The process that it belongs to.
+  public weak var task: DumpedTask?
 
   public init(_ traced: TracedThread, isLeader: Bool, status: ProcStatus) {
     self.traced = traced
@@ -57,8 +60,11 @@ public final class RestoredThread {
   public let slot: Slot
   /// ID in the tracer's PID namespace, once the thread exists.
   public var tracerTID: Int32 = 0
+  /// The tracer is attached to it.
+  public var isAttached = false
   /// What could not be given back exactly; said to the user.
   public var warnings: [String] = []
+  public weak var task: RestoredTask?
 
   public init(core: CoreEntry, isLeader: Bool, pid: UInt32, tid: UInt32, slot: Slot) {
     self.core = core

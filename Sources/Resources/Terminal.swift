@@ -20,14 +20,10 @@ public enum Terminal: FileKind {
     return ttyType(UInt64(file.stat.st_rdev)) != nil || isMaster(file)
   }
 
-  public static func objection(_ file: DumpedFile) -> String? {
+  public static func objection(_ file: DumpedFile, _ options: DumpOptions) -> String? {
     if isMaster(file) { return "a pty master (pty)" }
     if file.link.suffix(10).elementsEqual(" (deleted)".utf8) { return "a terminal that is gone (tty)" }
-    return nil
-  }
-
-  public static func objection(_ file: DumpedFile, _ options: DumpOptions) -> String? {
-    objection(file) ?? (options.shellJob ? nil : "a terminal (shell-job)")
+    return options.shellJob ? nil : "a terminal (shell-job)"
   }
 
   /// /dev/ptmx (Documentation/admin-guide/devices.txt)

@@ -1,1 +1,52 @@
-// Restore
+import CLinux
+import Checkpoint
+import Glibc
+import Linux
+import Resources
+import SystemPackage
+import Tracee
+
+/// A checkpoint becomes a live tree: plan, fork, rebuild, release.
+public enum Restore {
+  /// What came of a restore.
+  public struct Result {
+    public var root: Int32
+    public var statistics: RestoreStatsEntry
+    public var warnings: [String]
+  }
+
+  /// Restores the tree of the folder `images`. When this throws, nothing is left behind.
+  public static func run(_ options: RestoreOptions, images: String) throws(Failure) -> Result {
+    let plan = try Plan(options, images: images)
+    let begin = nanoseconds()
+    let construction = try Construction(plan)
+    var statistics = RestoreStatsEntry()
+    do throws(Failure) {
+      var forking = Forking(construction)
+      try forking.run()
+      statistics.forkingTime = UInt32(clamping: (nanoseconds() - begin) / 1000)
+      try Rebuilding(construction).run()
+      try Release(construction: construction).run()
+    } catch {
+      construction.destroy()
+      throw error
+    }
+    for path in plan.restore.linksToRemove { unlink(path) }
+    statistics.restoreTime = UInt32(clamping: (nanoseconds() - begin) / 1000)
+    statistics.pagesRestored = plan.tasks.reduce(0) { sum, task in
+      sum + task.pageRanges.reduce(0) { $0 + ($1.upperBound - $1.lowerBound) / UInt64(pageSize) }
+    }
+    return Result(root: construction.rootPID, statistics: statistics, warnings: plan.restore.warnings)
+  }
+
+  /// Waits for the root of a restored tree: its wait status (man 2 wait4).
+  public static func wait(_ root: Int32) -> Int32 {
+    var status: Int32 = 0
+    while true {
+      let result = withUnsafeMutablePointer(to: &status) {
+        cl_syscall(Int(__NR_wait4), Int(root), Int(bitPattern: $0), 0x4000_0000, 0, 0, 0)
+      }
+      if result != -Int(EINTR) { return status }
+    }
+  }
+}

@@ -15,6 +15,8 @@ public final class ExecutorArea {
   public let slots: [Slot]
   private let deadManSwitch: DeadManSwitch
   private var started: UInt32 = 0
+  /// The first slots, which are in the tracer's robust list themselves.
+  private var watched = 0
 
   private static let counterOffset = 4032
 
@@ -22,16 +24,18 @@ public final class ExecutorArea {
   public static func size(slots: [Int]) -> Int { slots.reduce(pageSize, +) }
 
   /// Maps the memory behind a descriptor here, and writes the executor into it.
-  /// The first slot's executor is told when this thread dies, and tells the others.
+  ///
+  /// The first slot's executor is told when this thread dies, and tells the others; with `watchEach` each is told, as far as
+  /// the kernel's list goes, because they do not all exist at all times.
   public init(
-    memory descriptor: Int32, offset: Int = 0, address: UInt64, slots sizes: [Int],
-    deadManSwitch: DeadManSwitch
+    memory descriptor: Int32, address: UInt64, slots sizes: [Int], deadManSwitch: DeadManSwitch,
+    watchEach: Bool = false
   ) throws(Errno) {
     size = Self.size(slots: sizes)
     self.address = address
     self.deadManSwitch = deadManSwitch
     let mapped = try syscall(
-      __NR_mmap, 0, size, Int(PROT_READ | PROT_WRITE), Int(MAP_SHARED), Int(descriptor), offset)
+      __NR_mmap, 0, size, Int(PROT_READ | PROT_WRITE), Int(MAP_SHARED), Int(descriptor), 0)
     // The kernel never maps at 0 unless told to.
     guard let base = UnsafeMutableRawPointer(bitPattern: mapped) else { throw .noMemory }
     local = base
@@ -52,11 +56,12 @@ public final class ExecutorArea {
       slot.setHeirs(
         left < slots.count ? slots[left].address : 0, left + 1 < slots.count ? slots[left + 1].address : 0)
     }
-    if let first = slots.first { deadManSwitch.insert(first) }
+    watched = watchEach ? min(slots.count, DeadManSwitch.capacity - deadManSwitch.count - 1) : 1
+    for slot in slots.prefix(watched) { deadManSwitch.insert(slot) }
   }
 
   deinit {
-    if let first = slots.first { deadManSwitch.remove(first) }
+    for slot in slots.prefix(watched) { deadManSwitch.remove(slot) }
     _ = cl_syscall(Int(__NR_munmap), Int(bitPattern: local), size, 0, 0, 0, 0)
   }
 
@@ -76,6 +81,12 @@ public final class ExecutorArea {
     _ = cl_syscall(Int(__NR_futex), Int(bitPattern: slot.lifeWord), Int(FUTEX_WAKE), 1, 0, 0, 0)
   }
 
+  /// Sets a parked executor going on a program that it does not return from.
+  public func startWithoutReturn(_ slot: Slot) {
+    start(slot)
+    withdrawStart()
+  }
+
   /// Waits until every program that was started has ended. `check` is called a few times a second meanwhile, and
   /// throws if a task died.
   public func waitAll(_ check: () throws(Failure) -> Void) throws(Failure) {
@@ -90,6 +101,11 @@ public final class ExecutorArea {
       }
       if result == -Int(ETIMEDOUT) { try check() }
     }
+  }
+
+  /// Takes the area out of this process's memory; what the tasks see stays.
+  public func forgetPages() {
+    _ = cl_syscall(Int(__NR_madvise), Int(bitPattern: local), size, 4 /* MADV_DONTNEED */, 0, 0, 0)
   }
 
   /// Gives the memory of a slot's program back to the kernel; the executor must be parked and not be started again

@@ -9,6 +9,11 @@ public struct Slot: @unchecked Sendable {
   public let size: Int
 
   private static let recordsOffset = Int(EXECUTOR_RECORDS_OFFSET)
+  // The layout is C's (CLinux.h); a field that had no offset would not compile as a field.
+  private static let lifeOffset = MemoryLayout<executor_slot>.offset(of: \.life) ?? 8
+  private static let cleanupOffset = MemoryLayout<executor_slot>.offset(of: \.cleanup) ?? 48
+  private static let homeOffset = MemoryLayout<executor_slot>.offset(of: \.home_code) ?? 432
+  private static let maskOffset = MemoryLayout<executor_slot>.offset(of: \.home_signal_mask) ?? 696
   private static let recordSize = MemoryLayout<syscall_record>.size
 
   /// A third of the room is for calls, the rest for their data.
@@ -18,7 +23,7 @@ public struct Slot: @unchecked Sendable {
   public var dataCapacity: Int { size - dataOffset }
 
   var header: UnsafeMutablePointer<executor_slot> { local.assumingMemoryBound(to: executor_slot.self) }
-  var lifeWord: UnsafeMutableRawPointer { local + 8 }
+  var lifeWord: UnsafeMutableRawPointer { local + Self.lifeOffset }
 
   /// Copies a program in. The executor must be parked, or not started yet.
   public func load(_ program: borrowing SyscallProgram) {
@@ -60,18 +65,19 @@ public struct Slot: @unchecked Sendable {
   /// Where the thread goes if the tracer dies while its executor is in it.
   func setHome(_ registers: Registers, signalMask: UInt64) {
     header.pointee.home_signal_mask = signalMask
-    let maskAddress = address + 568
-    let codeAddress = address + 304
+    let maskAddress = address + UInt64(Self.maskOffset)
+    let codeAddress = address + UInt64(Self.homeOffset)
     let code = registers.homeCode(at: codeAddress, maskAddress: maskAddress)
     code.withUnsafeBytes {
-      (local + 304).copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(local), byteCount: $0.count)
+      (local + Self.homeOffset).copyMemory(
+        from: $0.baseAddress ?? UnsafeRawPointer(local), byteCount: $0.count)
     }
     header.pointee.home = codeAddress
   }
 
   /// The calls to make before going home, such as closing a descriptor that the tracer had the task open.
   public func setCleanup(_ calls: [(number: Int32, argument: UInt64)]) {
-    let first = (local + 48).assumingMemoryBound(to: syscall_record.self)
+    let first = (local + Self.cleanupOffset).assumingMemoryBound(to: syscall_record.self)
     header.pointee.cleanup_count = 0
     for (i, call) in calls.prefix(Int(EXECUTOR_CLEANUP_RECORDS) - 2).enumerated() {
       first[i] = syscall_record()
@@ -90,9 +96,9 @@ public struct Slot: @unchecked Sendable {
   }
 
   private func appendHeirs() {
-    let first = (local + 48).assumingMemoryBound(to: syscall_record.self)
+    let first = (local + Self.cleanupOffset).assumingMemoryBound(to: syscall_record.self)
     for heir in [header.pointee.heirs.0, header.pointee.heirs.1] where heir != 0 {
-      let life = heir + 8
+      let life = heir + UInt64(Self.lifeOffset)
       var record = syscall_record()
       record.number = UInt32(__NR_futex)
       // FUTEX_WAKE_OP: set FUTEX_OWNER_DIED in the heir's word, then wake it (man 2 futex).

@@ -13,9 +13,8 @@ public enum Stub {
   /// - Returns: its PID in this process's namespace. Errors are clone3's (man 2 clone3): EEXIST if a PID is taken,
   ///   EPERM if naming it is not allowed.
   public static func spawn(
-    area: ExecutorArea, areaMemory: Int32, address: UInt64, arguments: cl_clone_args
+    in slot: Slot, of area: ExecutorArea, areaMemory: Int32, address: UInt64, arguments: cl_clone_args
   ) throws(Errno) -> Int32 {
-    guard let slot = area.slots.first else { throw .invalidArgument }
     let image = elf(
       at: address, area: area.address, size: UInt64(area.size), memory: areaMemory, slot: slot.address)
     let file = try memfdCreate("swift-restore-stub")

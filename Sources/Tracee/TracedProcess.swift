@@ -13,6 +13,8 @@ public final class TracedProcess {
   private var areaAddress: UInt64 = 0
   private var areaSize = 0
   private let syscallInstruction: UInt64
+  /// Threads whose executor was started.
+  private var entered = 0
 
   /// `vdso` is where the process has its vDSO mapped.
   public init(pid: Int32, threads: [TracedThread], vdso: UInt64) throws(Failure) {
@@ -59,6 +61,7 @@ public final class TracedProcess {
       try about("task \(pid): starting the executor of thread \(thread.tid)") { () throws(Errno) in
         try thread.enter(area, slot)
       }
+      entered += 1
     }
   }
 
@@ -91,11 +94,11 @@ public final class TracedProcess {
 
   /// Takes the threads out of their executors and unmaps the area; they are stopped, as they were found.
   /// After a failure it does as much as it can.
-  public func close(entered: Bool) {
-    if entered {
-      for thread in threads { try? thread.recall() }
-      for thread in threads { try? thread.awaitRecall() }
-    }
+  public func close() {
+    // An error here says that the thread was killed meanwhile.
+    for thread in threads.prefix(entered) { try? thread.recall() }
+    for thread in threads.prefix(entered) { try? thread.awaitRecall() }
+    entered = 0
     area = nil
     for thread in threads.dropFirst() { try? thread.goHome() }
     guard let leader = threads.first else { return }

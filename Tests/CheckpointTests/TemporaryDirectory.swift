@@ -8,7 +8,10 @@ final class TemporaryDirectory {
   let path: String
 
   init() throws {
-    path = NSTemporaryDirectory() + "checkpoint-tests-\(UUID().uuidString)"
+    // In memory where possible: ext4 is slow to make files again that were just removed.
+    let shared = "/dev/shm/"
+    let parent = FileManager.default.isWritableFile(atPath: shared) ? shared : NSTemporaryDirectory()
+    path = parent + "checkpoint-tests-\(UUID().uuidString)"
     try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: false)
   }
 

@@ -55,7 +55,7 @@ private final class Holder {
       }
       try process.run(program)
     } while !trip.restore.unfinished.isEmpty
-    process.close(entered: true)
+    process.close()
     process.detach()
   }
 

@@ -61,7 +61,7 @@ extension Kinds {
       defer { close(both) }
       unlink(path)
       let file = try dumped(both)
-      #expect(Fifo.objection(file) == "a deleted named pipe (fifo)")
+      #expect(Fifo.objection(file, DumpOptions()) == "a deleted named pipe (fifo)")
     }
   }
 }

@@ -72,6 +72,6 @@ extension Kinds {
   @Test func memfdOfHugePagesIsRefused() throws {
     let fd = try makeMemfd("huge", 4)
     defer { close(fd) }
-    #expect(try MemFD.objection(dumped(fd)) == "a memfd of huge pages (hugetlb)")
+    #expect(try MemFD.objection(dumped(fd), DumpOptions()) == "a memfd of huge pages (hugetlb)")
   }
 }

@@ -84,7 +84,7 @@ func hold(_ pid: pid_t) throws -> TracedProcess {
     failing.call(__NR_close, 12345, for: "closing descriptor", 12345)
     #expect(throws: Failure.self) { try process.run(failing) }
 
-    process.close(entered: true)
+    process.close()
     process.detach()
     #expect(try mappings(pid) == before)
     #expect(readAll(output) == "slept 0.7\n")

@@ -75,10 +75,15 @@ struct  Img__VmaEntry
    */
   protobuf_c_boolean has_vm_flags;
   uint64_t vm_flags;
+  /*
+   * The name of anonymous memory (man 2 PR_SET_VMA_ANON_NAME).
+   */
+  protobuf_c_boolean has_anon_name;
+  ProtobufCBinaryData anon_name;
 };
 #define IMG__VMA_ENTRY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&img__vma_entry__descriptor) \
-    , 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+    , 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {0,NULL} }
 
 
 /* Img__VmaEntry methods */

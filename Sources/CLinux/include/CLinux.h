@@ -100,9 +100,9 @@ enum {
 };
 
 enum {
-	EXECUTOR_CLEANUP_RECORDS = 4,
+	EXECUTOR_CLEANUP_RECORDS = 6,
 	EXECUTOR_HOME_BYTES = 256,
-	EXECUTOR_RECORDS_OFFSET = 640,
+	EXECUTOR_RECORDS_OFFSET = 768,
 };
 
 /// What an executor and the tracer share, one for each thread under control; the executor's stack
@@ -118,10 +118,10 @@ struct executor_slot {
 	uint32_t cleanup_count; // 40
 	uint32_t reserved;
 	struct syscall_record cleanup[EXECUTOR_CLEANUP_RECORDS]; // 48  run before going home
-	uint8_t home_code[EXECUTOR_HOME_BYTES];                  // 304
-	uint64_t robust_previous;                                // 560  a tracer address, for unlinking
-	uint64_t home_signal_mask;                               // 568  the thread's own mask
-	uint64_t heirs[2];                              // 576  slots that learn of the tracer's death from this one
+	uint8_t home_code[EXECUTOR_HOME_BYTES];                  // 432
+	uint64_t robust_previous;                                // 688  a tracer address, for unlinking
+	uint64_t home_signal_mask;                               // 696  the thread's own mask
+	uint64_t heirs[2];                              // 704  slots that learn of the tracer's death from this one
 };
 
 _Static_assert(offsetof(struct executor_slot, life) == 8, "executor.S");

@@ -1,0 +1,117 @@
+import CLinux
+import Checkpoint
+import Glibc
+import Linux
+import Resources
+import SystemPackage
+import Tracee
+
+/// Collects what only the tasks themselves can tell, and has them write their memory. The programs of many tasks are in flight at
+/// the same time.
+struct Collector {
+  let dump: DumpContext
+  private var seccomp = SeccompFilters()
+  private let deadManSwitch: DeadManSwitch
+  /// What was asked of each thread, until the answers are there.
+  private var questions: [ObjectIdentifier: [(any TaskState)]] = [:]
+  private var programs: [ObjectIdentifier: SyscallProgram] = [:]
+  private(set) var entered: Set<Int32> = []
+
+  init(_ dump: DumpContext) throws(Failure) {
+    self.dump = dump
+    deadManSwitch = try about("preparing the dead man's switch") { () throws(Errno) in try DeadManSwitch() }
+  }
+
+  var seccompImage: SeccompEntry { seccomp.image }
+
+  /// Records the state of all tasks.
+  mutating func collect(_ tasks: [DumpedTask]) throws(Failure) {
+    for task in tasks { try collectFromOutside(task) }
+    for task in tasks { try ask(task) }
+    for task in tasks { try take(task) }
+  }
+
+  // MARK: From outside
+
+  private mutating func collectFromOutside(_ task: DumpedTask) throws(Failure) {
+    for thread in task.threads {
+      var core = CoreEntry()
+      core.mtype = .x86_64
+      core.threadInfo = try CPUState.record(thread.traced)
+      core.threadCore = ThreadCoreEntry()
+      core.threadCore?.blkSigset = thread.traced.signalMask
+      core.threadCore?.signalsP = try PendingSignals.record(thread.traced, thread.status, shared: false)
+      core.threadCore?.rseqEntry = try RestartableSequences.record(thread.traced)
+      if thread.isLeader {
+        core.tc = TaskCoreEntry()
+        core.tc?.blkSigset = thread.traced.signalMask
+        core.tc?.signalsS = try PendingSignals.record(thread.traced, thread.status, shared: true)
+      }
+      try seccomp.record(thread, into: &core)
+      thread.core = core
+    }
+  }
+
+  // MARK: From inside
+
+  private mutating func ask(_ task: DumpedTask) throws(Failure) {
+    guard let process = task.process else { return }
+    try process.open(deadManSwitch)
+    guard let area = process.area else { return }
+    for (thread, slot) in zip(task.threads, area.slots) {
+      var program = SyscallProgram(for: slot)
+      var states: [any TaskState] = []
+      if thread.isLeader {
+        for kind in processStates { states.append(try kind.init(asking: &program, in: thread)) }
+      }
+      for kind in threadStates { states.append(try kind.init(asking: &program, in: thread)) }
+      slot.load(program)
+      questions[ObjectIdentifier(thread)] = states
+      programs[ObjectIdentifier(thread)] = program
+    }
+    entered.insert(task.pid)
+    try process.enterAll()
+  }
+
+  private mutating func take(_ task: DumpedTask) throws(Failure) {
+    guard let process = task.process, let area = process.area else { return }
+    try process.waitAll()
+    for (thread, slot) in zip(task.threads, area.slots) {
+      let key = ObjectIdentifier(thread)
+      guard let program = programs.removeValue(forKey: key), let states = questions.removeValue(forKey: key)
+      else {
+        continue
+      }
+      try slot.check(program, task: "\(task.description), thread \(thread.traced.tid)")
+      for state in states { try state.record(from: slot, of: thread, into: &thread.core) }
+    }
+    let leader = task.threads[0]
+    leader.core.tc?.taskState = leader.traced.groupStop == nil ? 1 : 3
+    if let signal = leader.traced.groupStop { leader.core.tc?.stopSigno = UInt32(signal) }
+    leader.core.tc?.flags = task.stat.flags
+    leader.core.tc?.exitSignal = UInt32(bitPattern: task.stat.exitSignal)
+    leader.core.tc?.oomScoreAdj = try OOMScore.record(task)
+  }
+
+  // MARK: Memory
+
+  /// Every task writes its own pages.
+  mutating func writeMemory(_ tasks: [DumpedTask]) throws(Failure) -> [Int32: (id: UInt32, pages: Pages)] {
+    var written: [Int32: (id: UInt32, pages: Pages)] = [:]
+    var transfers: [(task: DumpedTask, transfer: MemoryTransfer)] = []
+    for task in tasks where !task.isZombie {
+      guard let process = task.process else { continue }
+      let pages = try Pages(scanning: task)
+      let id = dump.number("pages")
+      written[task.pid] = (id, pages)
+      dump.statistics.pagesScanned += pages.scanned
+      dump.statistics.pagesWritten += pages.pageCount
+      let file = try asFailure { () throws(ImageError) in try dump.directory.create(.pages(id)) }
+      let descriptor = Descriptor(file.rawValue)
+      if pages.ranges.isEmpty { continue }
+      transfers.append((task, try MemoryTransfer(of: task, process, pages, to: descriptor)))
+    }
+    for (_, transfer) in transfers { try transfer.finish() }
+    return written
+  }
+}

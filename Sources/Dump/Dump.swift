@@ -1,0 +1,150 @@
+import CLinux
+import Checkpoint
+import Glibc
+import Linux
+import Resources
+import SystemPackage
+import Tracee
+
+/// A live tree becomes a checkpoint: freeze, look, collect, write, release.
+public enum Dump {
+  /// Dumps the tree under `options.pid` into the folder `images`. When this throws, the tree runs on as it was, and the
+  /// folder holds no checkpoint.
+  public static func run(_ options: DumpOptions, images: String) throws(Failure) -> (
+    DumpStatsEntry, warnings: [String]
+  ) {
+    try Preconditions.check(options)
+    let directory = try openFolder(images)
+    let dump = DumpContext(options: options, directory: directory)
+    let begin = nanoseconds()
+
+    var freezer = Freezer()
+    try freezer.freeze(root: options.pid)
+    let frozen = nanoseconds()
+    dump.statistics.freezingTime = UInt32(clamping: (frozen - begin) / 1000)
+
+    var survey = Survey()
+    do throws(Failure) {
+      try survey.look(at: freezer.tasks, options)
+      try refuse(survey.objections)
+      try Interruption.check()
+    } catch {
+      freezer.release()
+      throw error
+    }
+
+    do throws(Failure) {
+      try write(survey.tasks, dump)
+    } catch {
+      for task in survey.tasks { task.process?.close() }
+      freezer.release()
+      throw error
+    }
+    try release(survey.tasks, freezer, options)
+    dump.statistics.frozenTime = UInt32(clamping: (nanoseconds() - frozen) / 1000)
+    writeStatistics(dump)
+    return (dump.statistics, dump.warnings)
+  }
+
+  private static func openFolder(_ path: String) throws(Failure) -> ImageDirectory {
+    do {
+      // The folder of an older checkpoint is not written over: half of each would look like a whole.
+      if access(path + "/inventory.img", F_OK) == 0 {
+        throw Failure(
+          "\(path) holds a checkpoint already", advice: "Remove it, or choose another folder with --images.",
+          errno: .fileExists)
+      }
+      return try asFailure { () throws(ImageError) in try ImageDirectory(creating: FilePath(path)) }
+    }
+  }
+
+  private static func refuse(_ objections: [String]) throws(Failure) {
+    if objections.isEmpty { return }
+    let shown =
+      objections.count == 1
+      ? objections[0] : "\(objections.count) objects:\n  " + objections.joined(separator: "\n  ")
+    throw Failure(
+      "cannot be dumped: \(shown)",
+      advice: "Nothing was changed; the tree runs on. Close what is named, or dump without it.")
+  }
+
+  private static func write(_ tasks: [DumpedTask], _ dump: DumpContext) throws(Failure) {
+    let buffer = ReadBuffer()
+    var images = ImageSet(dump, tasks)
+    try images.assignIDs()
+    for task in tasks where !task.isZombie {
+      try AddressSpace.record(task, dump, buffer)
+      try FileSystemContext.record(task, dump)
+      try DescriptorTable.record(task, dump)
+    }
+    var collector = try Collector(dump)
+    try collector.collect(tasks)
+    try Interruption.check()
+    let start = nanoseconds()
+    let memory = try collector.writeMemory(tasks)
+    try SharedMemoryTable.recordSegments(dump)
+    dump.statistics.memwriteTime = UInt32(clamping: (nanoseconds() - start) / 1000)
+    dump.statistics.memdumpTime = dump.statistics.memwriteTime
+    try Interruption.check()
+    try images.writeTasks(memory)
+    try images.writeTree(seccomp: collector.seccompImage)
+  }
+
+  /// Ends the tree, or lets it go as it was found.
+  private static func release(_ tasks: [DumpedTask], _ freezer: Freezer, _ options: DumpOptions)
+    throws(Failure)
+  {
+    if options.leaveRunning || options.leaveStopped {
+      for task in tasks { task.process?.close() }
+      if options.leaveStopped {
+        for task in tasks where !task.isZombie { kill(task.pid, SIGSTOP) }
+      }
+      freezer.release()
+      return
+    }
+    // Parents are ended before their children can bother them: nobody of the tree runs any more.
+    for task in tasks where !task.isZombie { kill(task.pid, SIGKILL) }
+    // Their parents hear of it only when the tracer has.
+    var status: Int32 = 0
+    while true {
+      let pid = withUnsafeMutablePointer(to: &status) {
+        cl_syscall(Int(__NR_wait4), -1, Int(bitPattern: $0), 0x4000_0000, 0, 0, 0)
+      }
+      if pid == -Int(ECHILD) { return }
+    }
+  }
+
+  /// For those who look at `stats-dump`; a dump is complete without it.
+  private static func writeStatistics(_ dump: DumpContext) {
+    var entry = StatsEntry()
+    entry.dump = dump.statistics
+    var buffer = ImageBuffer()
+    do throws(ImageError) {
+      try dump.directory.write(entry, to: .statsDump, using: &buffer)
+    } catch {
+      dump.warnings.append("\(error)")
+    }
+  }
+}
+
+/// The user's wish to stop: signals that are blocked while a dump runs, and looked for where going back is easy.
+public enum Interruption {
+  private static let signals = [SIGINT, SIGTERM, SIGHUP]
+
+  /// From here on the signals wait to be looked for.
+  public static func hold() {
+    var set = sigset_t()
+    sigemptyset(&set)
+    for signal in signals { sigaddset(&set, signal) }
+    sigprocmask(SIG_BLOCK, &set, nil)
+  }
+
+  /// Throws if one has come.
+  static func check() throws(Failure) {
+    var set = sigset_t()
+    sigpending(&set)
+    for signal in signals where sigismember(&set, signal) == 1 {
+      throw Failure("interrupted by signal \(signal)", advice: "The tree runs on; nothing was kept.")
+    }
+  }
+}

@@ -1,0 +1,197 @@
+import CLinux
+import Checkpoint
+import Glibc
+import Linux
+import Resources
+import SystemPackage
+import Tracee
+
+/// Writes what was collected as image files; the inventory last.
+struct ImageSet: ~Copyable {
+  private let dump: DumpContext
+  private let tasks: [DumpedTask]
+  private var buffer = ImageBuffer()
+  private var kernelObjects = KernelObjectIDs()
+
+  init(_ dump: DumpContext, _ tasks: [DumpedTask]) {
+    self.dump = dump
+    self.tasks = tasks
+  }
+
+  /// Numbers the objects that tasks may share, which decides the names of files.
+  mutating func assignIDs() throws(Failure) {
+    for task in tasks where !task.isZombie { task.ids = try kernelObjects.assign(task) }
+  }
+
+  /// Everything of each task but its memory.
+  mutating func writeTasks(_ memory: [Int32: (id: UInt32, pages: Pages)]) throws(Failure) {
+    var tables: Set<UInt32> = []
+    for task in tasks {
+      try write(task)
+      guard let (id, pages) = memory[task.pid] else { continue }
+      let pid = UInt32(task.imagePID)
+      task.memory.vmas += pages.guardEntries
+      try write(task.memory, to: .mm(pid))
+      try write(task.fs, to: .fs(pid))
+      try write(task.ids, to: .ids(pid))
+      var image = try asFailure { () throws(ImageError) in try ImageWriter(.pagemap(pid), in: dump.directory)
+      }
+      var head = PagemapHead()
+      head.pagesId = id
+      do {
+        try image.append(head)
+        for entry in pages.entries { try image.append(entry) }
+        try image.finish()
+      } catch {
+        throw Failure(error)
+      }
+      if tables.insert(task.ids.filesId).inserted {
+        try write(task.descriptorEntries, to: .fdinfo(task.ids.filesId))
+      }
+    }
+  }
+
+  private mutating func write(_ task: DumpedTask) throws(Failure) {
+    if task.isZombie {
+      var core = CoreEntry()
+      core.mtype = .x86_64
+      var tc = TaskCoreEntry()
+      tc.taskState = 2
+      tc.exitCode = UInt32(bitPattern: task.stat.exitCode)
+      tc.comm = task.stat.comm
+      tc.exitSignal = UInt32(bitPattern: task.stat.exitSignal)
+      core.tc = tc
+      try write(core, to: .core(UInt32(task.imagePID)))
+      return
+    }
+    for thread in task.threads {
+      if thread.isLeader { thread.core.ids = task.ids }
+      try write(thread.core, to: .core(UInt32(thread.innermostID)))
+    }
+  }
+
+  /// What belongs to the tree as a whole, and then the inventory, which makes it a checkpoint.
+  mutating func writeTree(seccomp: SeccompEntry) throws(Failure) {
+    let pids = Dictionary(tasks.map { ($0.pid, $0.imagePID) }, uniquingKeysWith: { first, _ in first })
+    var tree: [PstreeEntry] = []
+    for task in tasks {
+      var entry = PstreeEntry()
+      entry.pid = UInt32(task.imagePID)
+      entry.ppid = UInt32(pids[task.parent] ?? 0)
+      entry.pgid = UInt32(task.status.nsPgid.last ?? 0)
+      entry.sid = UInt32(task.status.nsSid.last ?? 0)
+      entry.threads = task.isZombie ? [entry.pid] : task.threads.map { UInt32($0.innermostID) }
+      entry.exitSignal = UInt32(bitPattern: task.stat.exitSignal)
+      tree.append(entry)
+    }
+    try write(tree, to: .pstree)
+    try write(dump.files.entries, to: .files)
+    try write(seccomp, to: .seccomp)
+    if !dump.remaps.isEmpty { try write(dump.remaps, to: .remapFilePath) }
+    if !dump.memfds.isEmpty { try write(dump.memfds, to: .memfd) }
+    if !dump.terminals.isEmpty { try write(dump.terminals, to: .ttyInfo) }
+    try write(dump.pipeData, to: .pipesData)
+    if !dump.fifoData.isEmpty { try write(dump.fifoData, to: .fifoData) }
+    try write(Self.clocks(), to: .timens(0))
+    var inventory = InventoryEntry()
+    inventory.imgVersion = 2
+    inventory.fdinfoPerId = true
+    inventory.nsPerId = true
+    inventory.rootIds = kernelObjects.ownIDs
+    inventory.rootCgSet = 1
+    inventory.lsmtype = .noLsm
+    do {
+      try dump.directory.writeInventory(inventory, sync: false, using: &buffer)
+    } catch {
+      throw Failure(error)
+    }
+  }
+
+  private mutating func write(_ message: some ImageMessage, to file: ImageFile) throws(Failure) {
+    do { try dump.directory.write(message, to: file, using: &buffer) } catch { throw Failure(error) }
+  }
+
+  private mutating func write(_ messages: [some ImageMessage], to file: ImageFile) throws(Failure) {
+    do { try dump.directory.write(messages, to: file, using: &buffer) } catch { throw Failure(error) }
+  }
+
+  private mutating func write(_ data: [(entry: PipeDataEntry, bytes: [UInt8])], to file: ImageFile)
+    throws(Failure)
+  {
+    do {
+      var image = try ImageWriter(file, in: dump.directory)
+      for (entry, bytes) in data {
+        try image.append(entry)
+        try image.append(raw: bytes)
+      }
+      try image.finish()
+    } catch {
+      throw Failure(error)
+    }
+  }
+
+  /// The clocks at the dump, which restorers that make time namespaces look at.
+  private static func clocks() -> TimensEntry {
+    func time(_ clock: clockid_t) -> Timespec {
+      let now = nanoseconds(clock)
+      var t = Timespec()
+      t.tvSec = now / 1_000_000_000
+      t.tvNsec = now % 1_000_000_000
+      return t
+    }
+    var entry = TimensEntry()
+    entry.monotonic = time(CLOCK_MONOTONIC)
+    entry.boottime = time(CLOCK_BOOTTIME)
+    return entry
+  }
+}
+
+extension DumpedTask {
+  /// The PID that names its images: as seen in the root's PID namespace.
+  var imagePID: Int32 { status.nsTgid.last ?? pid }
+}
+
+/// Numbers for the memory, descriptor tables, directories and handlers that tasks may share (man 2 kcmp), and for namespaces.
+struct KernelObjectIDs {
+  private var known: [KernelObject: [(pid: Int32, id: UInt32)]] = [:]
+
+  /// This process's own: 1 throughout, and the namespaces' numbers as they are for all tasks that live in the same ones.
+  var ownIDs: TaskKobjIdsEntry { namespaces(TaskKobjIdsEntry(), objects: (1, 1, 1, 1)) }
+
+  mutating func assign(_ task: DumpedTask) throws(Failure) -> TaskKobjIdsEntry {
+    namespaces(
+      TaskKobjIdsEntry(),
+      objects: (
+        try id(.vm, task.pid), try id(.files, task.pid), try id(.fs, task.pid), try id(.sighand, task.pid)
+      ))
+  }
+
+  private func namespaces(_ entry: TaskKobjIdsEntry, objects: (UInt32, UInt32, UInt32, UInt32))
+    -> TaskKobjIdsEntry
+  {
+    var entry = entry
+    (entry.vmId, entry.filesId, entry.fsId, entry.sighandId) = objects
+    (entry.pidNsId, entry.netNsId, entry.ipcNsId, entry.utsNsId) = (1, 2, 3, 4)
+    (entry.timeNsId, entry.mntNsId, entry.userNsId, entry.cgroupNsId) = (5, 6, 7, 8)
+    return entry
+  }
+
+  /// Members are kept in kcmp's order, so that a search takes a logarithm of calls.
+  private mutating func id(_ kind: KernelObject, _ pid: Int32) throws(Failure) -> UInt32 {
+    var members = known[kind] ?? []
+    var low = 0
+    var high = members.count
+    while low < high {
+      let middle = (low + high) / 2
+      let order = try about("task \(pid): kcmp") { () throws(Errno) in
+        try kcmp(pid, members[middle].pid, kind)
+      }
+      if order == 0 { return members[middle].id }
+      if order < 0 { high = middle } else { low = middle + 1 }
+    }
+    let id = UInt32(members.count) + 2
+    members.insert((pid, id), at: low)
+    known[kind] = members
+    return id
+  }
+}

@@ -1,0 +1,146 @@
+import CLinux
+import Glibc
+import Linux
+import Resources
+import SystemPackage
+import Tracee
+
+/// A task under dump writes its pages into an image file: the descriptor reaches it over a socket pair of its own, and the bytes
+/// go from its memory to the page cache without a stop in between.
+///
+/// Where the task cannot do that (no free descriptor, RLIMIT_FSIZE), the tracer copies them.
+struct MemoryTransfer {
+  private let task: DumpedTask
+  private let process: TracedProcess
+  private let pages: Pages
+
+  /// Starts the transfer.
+  init(of task: DumpedTask, _ process: TracedProcess, _ pages: Pages, to file: consuming Descriptor)
+    throws(Failure)
+  {
+    self.task = task
+    self.process = process
+    self.pages = pages
+    guard let area = process.area, let slot = area.slots.first else { return }
+    // What to close if the tracer dies: the lowest free numbers, which the task's next descriptors will have.
+    let free = Self.freeNumbers(3, task)
+    slot.setCleanup(free.map { (__NR_close, UInt64($0)) })
+    let limited =
+      (task.threads[0].core.tc?.rlimits?.rlimits.dropFirst().first?.cur).map { $0 != UInt64.max } ?? false
+    guard !limited, let socket = try Self.openSocket(slot, process) else {
+      slot.setCleanup([])
+      try Self.copy(pages, of: task, to: file.rawValue)
+      return
+    }
+    let received = try Self.send(file, over: socket, slot, process, task)
+    var sequence = ProgramSequence(slot)
+    pages.write(to: received, &sequence)
+    sequence.makeRoom(calls: 3)
+    for fd in [received, socket.0, socket.1] {
+      sequence.current.call(__NR_close, Argument(fd), for: "closing descriptor", UInt64(fd))
+    }
+    for program in sequence.programs { try process.run(program) }
+    slot.setCleanup([])
+  }
+
+  func finish() throws(Failure) {}
+
+  /// `nil` if the task has no room for two more descriptors.
+  private static func openSocket(_ slot: Slot, _ process: TracedProcess) throws(Failure) -> (Int32, Int32)? {
+    var program = SyscallProgram(for: slot)
+    let ends = program.reserve(8)
+    let made = program.call(
+      __NR_socketpair, Argument(AF_UNIX), Argument(Int(SOCK_DGRAM.rawValue) | 0o2000000), 0,
+      Argument(ends.address), mayFail: true)
+    try process.run(program)
+    if slot.result(made) < 0 { return nil }
+    return slot.value(ends, as: (Int32, Int32).self)
+  }
+
+  /// Sends a descriptor to the task (man 7 unix, SCM_RIGHTS); its number there.
+  private static func send(
+    _ file: borrowing Descriptor, over socket: (Int32, Int32), _ slot: Slot, _ process: TracedProcess,
+    _ task: DumpedTask
+  ) throws(Failure) -> Int32 {
+    try about("\(task.description): sending it the image file") { () throws(Errno) in
+      let pidfd = try pidfdOpen(task.pid)
+      let end = try pidfdGetfd(pidfd.rawValue, socket.1)
+      try sendDescriptor(file.rawValue, over: end.rawValue)
+    }
+    var program = SyscallProgram(for: slot)
+    let byte = program.reserve(8)
+    let vector = program.place((byte.address, UInt64(1)))
+    let control = program.reserve(24)
+    // struct msghdr: name, its length, iovec, its count, control, its length, flags
+    let header = program.place(
+      (UInt64(0), UInt64(0), vector, UInt64(1), control.address, UInt64(24), UInt64(0)))
+    program.call(
+      __NR_recvmsg, Argument(socket.0), Argument(header), 0x4000_0000 /* MSG_CMSG_CLOEXEC */, expect: 1,
+      for: "receiving the image file")
+    try process.run(program)
+    // struct cmsghdr: u64 length, s32 level, s32 type, then the descriptor
+    return slot.bytes(control).loadUnaligned(fromByteOffset: 16, as: Int32.self)
+  }
+
+  private static func freeNumbers(_ count: Int, _ task: DumpedTask) -> [Int32] {
+    let used = Set(task.descriptors.map(\.file.number))
+    var numbers: [Int32] = []
+    var next: Int32 = 0
+    while numbers.count < count {
+      if !used.contains(next) { numbers.append(next) }
+      next += 1
+    }
+    return numbers
+  }
+
+  /// The slow way: through a buffer of the tracer (man 2 process_vm_readv).
+  private static func copy(_ pages: Pages, of task: DumpedTask, to file: Int32) throws(Failure) {
+    let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)
+    defer { buffer.deallocate() }
+    try about("\(task.description): copying its memory") { () throws(Errno) in
+      for range in pages.ranges {
+        var at = range.lowerBound
+        while at < range.upperBound {
+          let length = min(Int(range.upperBound - at), buffer.count)
+          var local = (UInt64(UInt(bitPattern: buffer.baseAddress)), UInt64(length))
+          var remote = (at, UInt64(length))
+          let n = try withUnsafeMutablePointer(to: &local) { local throws(Errno) in
+            try withUnsafeMutablePointer(to: &remote) { remote throws(Errno) in
+              try syscall(
+                __NR_process_vm_readv, Int(task.pid), Int(bitPattern: local), 1, Int(bitPattern: remote), 1, 0
+              )
+            }
+          }
+          var written = 0
+          while written < n {
+            written += try syscall(
+              __NR_write, Int(file), Int(bitPattern: buffer.baseAddress) + written, n - written)
+          }
+          at += UInt64(n)
+        }
+      }
+    }
+  }
+}
+
+/// Sends one descriptor over a unix socket.
+func sendDescriptor(_ fd: Int32, over socket: Int32) throws(Errno) {
+  var byte: UInt8 = 0
+  // struct cmsghdr with one descriptor: length 20, padded to 24
+  var control: (UInt64, Int32, Int32, Int32, Int32) = (20, SOL_SOCKET, 1 /* SCM_RIGHTS */, fd, 0)
+  try withUnsafeMutablePointer(to: &byte) { byte throws(Errno) in
+    var vector = (UInt64(UInt(bitPattern: byte)), UInt64(1))
+    try withUnsafeMutablePointer(to: &vector) { vector throws(Errno) in
+      try withUnsafeMutablePointer(to: &control) { control throws(Errno) in
+        var header = (
+          UInt64(0), UInt64(0), UInt64(UInt(bitPattern: vector)), UInt64(1),
+          UInt64(UInt(bitPattern: control)), UInt64(24),
+          UInt64(0)
+        )
+        try withUnsafeMutablePointer(to: &header) { header throws(Errno) in
+          _ = try syscall(__NR_sendmsg, Int(socket), Int(bitPattern: header), 0)
+        }
+      }
+    }
+  }
+}

@@ -1,0 +1,119 @@
+import CLinux
+import Checkpoint
+import Glibc
+import Linux
+import ProcessTree
+import Resources
+import SystemPackage
+import Tracee
+
+/// What can be seen of a frozen tree from outside, and what of it cannot be dumped.
+struct Survey {
+  private(set) var tasks: [DumpedTask] = []
+  /// Everything that stands in the way, in words.
+  private(set) var objections: [String] = []
+  private let buffer = ReadBuffer()
+
+  /// Namespaces whose kinds a task may not differ in from this process.
+  private static let namespaces = [
+    (name: "pid", feature: "pid-ns"), ("pid_for_children", "pid-ns"), ("mnt", "mnt-ns"), ("net", "net-ns"),
+    ("ipc", "ipc-ns"),
+    ("uts", "uts-ns"), ("user", "user-ns"), ("cgroup", "cgroup-ns"), ("time", "time-ns"),
+    ("time_for_children", "time-ns"),
+  ]
+
+  /// Looks at every task. Throws only what makes looking impossible.
+  mutating func look(at frozen: [FrozenTask], _ options: DumpOptions) throws(Failure) {
+    let own = try about("reading this process's namespaces") { () throws(Errno) in
+      try links(of: ProcDirectory(pid: getpid()))
+    }
+    for task in frozen {
+      let directory = try about("task \(task.pid)") { () throws(Errno) in try ProcDirectory(pid: task.pid) }
+      let (stat, status) = try identity(task.pid, directory)
+      let dumped = DumpedTask(
+        pid: task.pid, parent: task.parent, directory: directory, stat: stat, status: status)
+      tasks.append(dumped)
+      if task.isZombie { continue }
+      try look(at: dumped, task, own, options)
+    }
+    checkLeaders(options)
+  }
+
+  private func identity(_ pid: Int32, _ directory: borrowing ProcDirectory) throws(Failure) -> (
+    ProcStat, ProcStatus
+  ) {
+    do throws(Errno) {
+      if let stat = ProcStat(try directory.read("stat", buffer)) {
+        return (stat, ProcStatus(try directory.read("status", buffer)))
+      }
+    } catch {
+      throw Failure("task \(pid): reading its state", error)
+    }
+    throw Failure("task \(pid): /proc/\(pid)/stat is not in the kernel's format")
+  }
+
+  private func links(of directory: borrowing ProcDirectory) throws(Errno) -> [[UInt8]] {
+    var links: [[UInt8]] = []
+    for (name, _) in Self.namespaces {
+      do {
+        links.append(try directory.link("ns/" + name))
+      } catch {
+        // The kernel may lack the kind, and a namespace for children may have no init yet.
+        guard error == .noSuchFileOrDirectory else { throw error }
+        links.append([])
+      }
+    }
+    return links
+  }
+
+  private mutating func look(
+    at task: DumpedTask, _ frozen: FrozenTask, _ own: [[UInt8]], _ options: DumpOptions
+  )
+    throws(Failure)
+  {
+    let theirs = try about("\(task.description): reading its namespaces") { () throws(Errno) in
+      try links(of: task.directory)
+    }
+    var named: Set<String> = []
+    for (i, (_, feature)) in Self.namespaces.enumerated()
+    where theirs[i] != own[i] && named.insert(feature).inserted {
+      objections.append(
+        "\(task.description): it lives in a namespace of its own, \(theirs[i].text) (\(feature))")
+    }
+    task.mappings = try about("\(task.description): reading smaps") { () throws(Errno) in
+      Mapping.parse(try task.directory.read("smaps", buffer))
+    }
+    objections += AddressSpace.objections(task)
+    for thread in frozen.threads {
+      if !thread.registers.is64Bit {
+        objections.append("\(task.description): thread \(thread.tid) runs 32-bit code (compat)")
+      }
+      let status = try about("\(task.description): thread \(thread.tid)") { () throws(Errno) in
+        thread.tid == task.pid
+          ? task.status : ProcStatus(try task.directory.read("task/\(thread.tid)/status", buffer))
+      }
+      let dumped = DumpedThread(thread, isLeader: thread.tid == task.pid, status: status)
+      dumped.task = task
+      task.threads.append(dumped)
+    }
+    task.threads[0].posixTimers = try about("\(task.description): reading its timers") { () throws(Errno) in
+      PosixTimers.list(try task.directory.read("timers", buffer))
+    }
+    objections += try DescriptorTable.survey(task, options, buffer)
+    if let vdso = task.mappings.first(where: { $0.name == Array("[vdso]".utf8) }) {
+      task.process = try TracedProcess(pid: task.pid, threads: frozen.threads, vdso: vdso.start)
+    } else {
+      objections.append("\(task.description): it has no vDSO (vdso)")
+    }
+  }
+
+  /// Sessions and groups must be led from inside the tree, or be the restoring shell's.
+  private mutating func checkLeaders(_ options: DumpOptions) {
+    guard let root = tasks.first, !options.shellJob else { return }
+    if root.stat.session != root.pid {
+      objections.append(
+        "\(root.description): its session \(root.stat.session) is led from outside of the tree (shell-job: give --shell-job)"
+      )
+    }
+  }
+}

@@ -1,0 +1,259 @@
+/// A process tree that really could exist, because it is the end of a random history on the model.
+///
+/// The same seed and limits give the same history.
+public struct RandomHistory: Sendable {
+  /// What may happen in a history, and how much of it.
+  public struct Limits: Sendable {
+    public var tasks = 60
+    /// Levels of PID namespaces below the outermost one.
+    public var innerLevels = 0
+    public var namespacesPerLevel = 5
+    /// Calls per task that is wanted.
+    public var eventsPerTask = 4
+    /// Whether tasks share objects without being threads, and give their parent unusual exit signals.
+    public var unusualClones = true
+    public init() {}
+  }
+
+  /// One thing that a task of the tree does.
+  enum Event: CaseIterable {
+    case fork, forkSharing, forkSibling, forkSilently, thread
+    case setsid, leadGroup, joinGroup, moveChild
+    case exit, reap, daemonize, doubleFork
+    case becomeSubreaper, resignSubreaper, exec, unshareObjects
+    case newNamespace, unshareNamespace, enterNamespace, comeBack
+
+    /// How often it happens, relative to the others.
+    var weight: Int {
+      switch self {
+      case .fork: 24
+      case .setsid, .exit, .leadGroup, .joinGroup: 8
+      case .reap, .daemonize, .doubleFork: 5
+      case .moveChild, .thread, .becomeSubreaper, .enterNamespace: 3
+      case .newNamespace: 3
+      case .forkSharing, .forkSibling, .unshareNamespace, .comeBack: 2
+      case .forkSilently, .resignSubreaper, .exec, .unshareObjects: 1
+      }
+    }
+
+    var isUnusual: Bool {
+      switch self {
+      case .forkSharing, .forkSilently, .exec, .unshareObjects: true
+      default: false
+      }
+    }
+
+    var needsNamespaces: Bool {
+      switch self {
+      case .newNamespace, .unshareNamespace, .enterNamespace, .comeBack: true
+      default: false
+      }
+    }
+  }
+
+  public private(set) var kernel = KernelModel()
+  public private(set) var root: KernelModel.Process
+  /// The process that started the root, as a shell does.
+  public let shell: KernelModel.Process
+  /// How many events were attempted.
+  public private(set) var eventCount = 0
+  private var random: SplitMix64
+  private let limits: Limits
+  private var processes: [KernelModel.Process] = []
+  private var namespaceCounts: [Int: Int] = [:]
+
+  /// - Parameter skipped: events that do not happen; every other event still makes the same random choices,
+  ///   so that a history can be shrunk.
+  public init(seed: UInt64, limits: Limits = Limits(), skipping skipped: Set<Int> = []) throws(KernelError) {
+    random = SplitMix64(seed: seed)
+    self.limits = limits
+    shell = try kernel.clone(by: kernel.initProcess, setTID: [PID(900)])
+    try kernel.setsid(by: shell)
+    root = try kernel.clone(by: shell, setTID: [PID(Int32.random(in: 2...300, using: &random))])
+    processes = [root]
+    switch Int.random(in: 0..<4, using: &random) {
+    case 0: break
+    case 1: try kernel.setpgid(by: root, pid: .invisible, group: .invisible)
+    default: try kernel.setsid(by: root)
+    }
+    let wanted = Int.random(in: 1...limits.tasks, using: &random)
+    eventCount = wanted * limits.eventsPerTask
+    let events = Event.allCases.filter {
+      (limits.innerLevels > 0 || !$0.needsNamespaces) && (limits.unusualClones || !$0.isUnusual)
+    }
+    let total = events.reduce(0) { $0 + $1.weight }
+    for number in 0..<eventCount where !skipped.contains(number) {
+      random = SplitMix64(seed: seed &* 0x1_0000_01b3 &+ UInt64(number))
+      var choice = Int.random(in: 0..<total, using: &random)
+      let event = events.first { event in
+        choice -= event.weight
+        return choice < 0
+      }
+      guard let event, let actor = livingMember() else { continue }
+      // What the kernel refuses does not happen.
+      do { try happen(event, to: actor, wanted: wanted) } catch {}
+      reapLostOrphans()
+    }
+  }
+
+  /// The tree as a checkpoint would record it.
+  public var tree: RecordedTree { kernel.record(root: root, outermost: kernel.rootNamespace) }
+
+  // MARK: Events
+
+  private mutating func happen(
+    _ event: Event, to actor: KernelModel.Process, wanted: Int
+  ) throws(KernelError) {
+    switch event {
+    case .fork, .forkSharing, .forkSibling, .forkSilently, .newNamespace, .daemonize, .doubleFork:
+      guard processes.count < wanted * 2, kernel.size(below: root) < wanted else { return }
+    default: break
+    }
+    switch event {
+    case .fork: try fork(actor)
+    case .forkSharing: try fork(actor, flags: randomShares())
+    case .forkSibling:
+      guard actor != root else { return }
+      try fork(actor, flags: .parent, exitSignal: .none)
+    case .forkSilently: try fork(actor, exitSignal: Bool.random(using: &random) ? .none : SignalNumber(10))
+    case .thread:
+      guard kernel.threadCount(of: actor) < 3 else { return }
+      _ = try kernel.cloneThread(by: actor, setTID: freeTIDs(levels: kernel.pids(of: actor).count))
+    case .setsid: try kernel.setsid(by: actor)
+    case .leadGroup: try kernel.setpgid(by: actor, pid: .invisible, group: .invisible)
+    case .joinGroup:
+      try kernel.setpgid(by: actor, pid: .invisible, group: randomGroup(seenBy: actor))
+    case .moveChild:
+      guard let child = kernel.children(of: actor).randomElement(using: &random) else { return }
+      let pid = kernel.pid(of: child, in: kernel.namespace(of: actor))
+      try kernel.setpgid(
+        by: actor, pid: pid, group: Bool.random(using: &random) ? pid : randomGroup(seenBy: actor))
+    case .exit: try end(actor)
+    case .reap: try reapOne(of: actor)
+    case .daemonize:
+      let leader = try fork(actor)
+      try kernel.setsid(by: leader)
+      try fork(leader)
+      try end(leader)
+    case .doubleFork:
+      let child = try fork(actor)
+      try fork(child)
+      try end(child)
+    case .becomeSubreaper: try kernel.setChildSubreaper(by: actor, true)
+    case .resignSubreaper: try kernel.setChildSubreaper(by: actor, false)
+    case .exec: try kernel.exec(by: actor)
+    case .unshareObjects: try kernel.unshare(by: actor, flags: Bool.random(using: &random) ? .files : .fs)
+    case .newNamespace:
+      guard mayNest(actor) else { return }
+      try fork(actor, flags: .newPID)
+    case .unshareNamespace:
+      guard mayNest(actor) else { return }
+      try kernel.unshare(by: actor, flags: .newPID)
+      if Int.random(in: 0..<4, using: &random) > 0 { try fork(actor) }
+    case .enterNamespace:
+      let home = kernel.namespace(of: actor)
+      let inits = processes.filter { kernel.isAlive($0) && kernel.isInit($0.index) && isMember($0) }
+      guard let leader = inits.randomElement(using: &random), kernel.namespace(of: leader) != home else {
+        return
+      }
+      try kernel.setns(by: actor, to: kernel.namespace(of: leader))
+      if Int.random(in: 0..<4, using: &random) > 0 { try fork(actor) }
+    case .comeBack: try kernel.setns(by: actor, to: kernel.namespace(of: actor))
+    }
+  }
+
+  @discardableResult
+  private mutating func fork(
+    _ actor: KernelModel.Process, flags: CloneFlags = [], exitSignal: SignalNumber = .child
+  ) throws(KernelError) -> KernelModel.Process {
+    let isFirst = flags.contains(.newPID) || !kernel.hasInit(kernel.namespaceOfChildren(of: actor))
+    var tids = freeTIDs(levels: kernel.levelsOfChildren(of: actor) + (flags.contains(.newPID) ? 1 : 0))
+    if isFirst { tids[0] = .one }
+    let child = try kernel.clone(by: actor, flags: flags, setTID: tids, exitSignal: exitSignal)
+    if isFirst { namespaceCounts[tids.count - 1, default: 0] += 1 }
+    processes.append(child)
+    return child
+  }
+
+  /// The parent reaps half of the time; otherwise a zombie stays.
+  private mutating func end(_ actor: KernelModel.Process) throws(KernelError) {
+    guard actor != root else { return }
+    let status = WaitStatus(rawValue: [0, 0x100, 9, 0x86].randomElement(using: &random) ?? 0)
+    try kernel.exit(actor, status: status)
+    if Int.random(in: 0..<4, using: &random) > 0 {
+      _ = try kernel.wait(by: kernel.parent(of: actor), for: actor)
+    }
+  }
+
+  private mutating func reapOne(of actor: KernelModel.Process) throws(KernelError) {
+    for child in kernel.children(of: actor) where !kernel.isAlive(child) {
+      _ = try kernel.wait(by: actor, for: child)
+      return
+    }
+  }
+
+  /// What leaves the tree is none of its business, but its PID is free again some day.
+  private mutating func reapLostOrphans() {
+    for child in kernel.children(of: kernel.initProcess) where !kernel.isAlive(child) {
+      do { _ = try kernel.wait(by: kernel.initProcess, for: child) } catch {}
+    }
+  }
+
+  // MARK: Choices
+
+  private mutating func livingMember() -> KernelModel.Process? {
+    for _ in 0..<8 {
+      guard let process = processes.randomElement(using: &random) else { return nil }
+      if kernel.isAlive(process), isMember(process) { return process }
+    }
+    return root
+  }
+
+  private func isMember(_ process: KernelModel.Process) -> Bool {
+    var at = process
+    while at != root {
+      guard at != kernel.initProcess else { return false }
+      at = kernel.parent(of: at)
+    }
+    return true
+  }
+
+  private func mayNest(_ actor: KernelModel.Process) -> Bool {
+    let level = kernel.pids(of: actor).count
+    return level <= limits.innerLevels && namespaceCounts[level, default: 0] < limits.namespacesPerLevel
+  }
+
+  private mutating func randomShares() -> CloneFlags {
+    let choices: [CloneFlags] = [
+      .files, .fs, [.files, .fs], .vm, [.vm, .sighand], [.vm, .files], [.vm, .sighand, .files, .fs],
+    ]
+    return choices.randomElement(using: &random) ?? .files
+  }
+
+  private mutating func randomGroup(seenBy actor: KernelModel.Process) -> PID {
+    guard let other = processes.randomElement(using: &random), kernel.isRecorded(other) else { return PID(1) }
+    return kernel.group(of: other, in: kernel.namespace(of: actor))
+  }
+
+  private mutating func freeTIDs(levels: Int) -> [PID] {
+    (0..<levels).map { _ in
+      var number: Int32
+      repeat { number = Int32.random(in: 2...300, using: &random) } while kernel.isTaken(number)
+      return PID(number)
+    }
+  }
+}
+
+extension KernelModel {
+  func threadCount(of process: Process) -> Int { processes[process.index].threads.count }
+  func hasInit(_ namespace: Namespace) -> Bool { namespaces[namespace.index].initProcess != nil }
+  func isRecorded(_ process: Process) -> Bool { processes[process.index].state != .reaped }
+  func namespaceOfChildren(of process: Process) -> Namespace {
+    Namespace(index: processes[process.index].namespaceForChildren)
+  }
+
+  /// How many processes a tree has.
+  func size(below root: Process) -> Int {
+    children(of: root).reduce(1) { $0 + size(below: $1) }
+  }
+}

@@ -1,0 +1,33 @@
+/// Why a recorded tree cannot be made again.
+public enum ScheduleError: Error, Hashable, Sendable {
+  case noRoot
+  case severalRoots(TaskID, TaskID)
+  case misnumbered(TaskID, place: Int)
+  case unknownParent(TaskID)
+  case parentCycle(TaskID)
+  case pidOutOfRange(TaskID, PID)
+  case pidTakenTwice(PID, PIDNamespaceID, TaskID, TaskID)
+  case wrongLevelCount(TaskID, expected: Int)
+  case badNamespace(PIDNamespaceID, String)
+  case severalOutermostNamespaces
+  case unknownNamespace(TaskID, PIDNamespaceID)
+  case namespaceWithoutInit(PIDNamespaceID, task: TaskID)
+  case tasksOutliveInit(TaskID)
+  case namespaceAboveParent(TaskID)
+  case childrenNamespaceNotNested(TaskID)
+  case visibleOnlyInside(TaskID, [PID])
+  case inconsistentViews(PID, TaskID)
+  case sessionLedFromOutside(TaskID, PID)
+  case groupLedFromOutside(TaskID, PID)
+  case leaderLeftItsSession(TaskID)
+  case sessionLeaderInOtherGroup(TaskID)
+  case groupSpansSessions(PID, TaskID?, TaskID)
+  case sessionOutOfReach(TaskID, PID)
+  case groupOutOfReach(TaskID, PID)
+  case orphanWithExitSignal(TaskID, SignalNumber)
+  case zombieHasChild(TaskID, child: TaskID)
+  case zombieHasThreads(TaskID)
+  case handlersSharedWithoutMemory(TaskID)
+  case sharingOutOfReach(TaskID)
+  case unsupported(TaskID, String)
+}

@@ -1,0 +1,345 @@
+/// A recorded tree that has been checked, with its sessions and groups resolved.
+///
+/// Tasks, sessions, groups and namespaces are plain indexes in here, because every question is asked for
+/// thousands of tasks.
+struct TreeIndex {
+  /// A session. Number 0 is the one that the tool is in.
+  struct Session {
+    /// The ID at each level where it is known, outermost first; empty for the outside session.
+    var numbers: [PID]
+    /// The innermost namespace in which the ID is known.
+    var namespace: Int
+    /// The recorded task that leads it, dead leaders have none.
+    var leader: Int?
+    /// The smallest part of the preorder of the tree that holds all members.
+    var range: Range<Int>?
+  }
+
+  /// A process group. Number 0 is the one that the tool is in.
+  struct Group {
+    var numbers: [PID]
+    var namespace: Int
+    var session: Int
+    var leader: Int?
+    var members: [Int] = []
+  }
+
+  struct Namespace {
+    var id: PIDNamespaceID
+    var parent: Int
+    var level: Int
+    var initTask: Int?
+    var taskCount = 0
+  }
+
+  static let outside = 0
+
+  let tree: RecordedTree
+  var root = 0
+  /// A task's parent, -1 for the root.
+  var parent: [Int] = []
+  var children: [[Int]] = []
+  /// The tasks in preorder of the tree, parents before children.
+  var preorder: [Int] = []
+  /// A task's place in preorder and the first place behind its descendants.
+  var enter: [Int] = []
+  var leave: [Int] = []
+  var depth: [Int] = []
+  var namespaces: [Namespace] = []
+  var namespace: [Int] = []
+  /// Where children are born in the end.
+  var namespaceForChildren: [Int] = []
+  var sessions: [Session] = []
+  var session: [Int] = []
+  var groups: [Group] = []
+  var group: [Int] = []
+  /// The group that has a task's PID as its ID, if there is one.
+  var ledGroup: [Int?] = []
+
+  init(_ tree: RecordedTree, options: ForkSchedule.Options) throws(ScheduleError) {
+    self.tree = tree
+    try indexParents()
+    try indexNamespaces()
+    let taskByPID = try indexPIDs()
+    try indexSessions(taskByPID, options: options)
+    try indexGroups(taskByPID, options: options)
+    try checkZombiesAndShares()
+  }
+
+  func isZombie(_ task: Int) -> Bool { tree.tasks[task].isZombie }
+
+  func leadsSession(_ task: Int) -> Bool { sessions[session[task]].leader == task }
+
+  /// Whether `inner` is `outer` or one of its descendants.
+  func isBelow(_ inner: Int, _ outer: Int) -> Bool {
+    enter[outer] <= enter[inner] && enter[inner] < leave[outer]
+  }
+
+  /// Whether a namespace is another one or nested in it.
+  func isNested(_ inner: Int, in outer: Int) -> Bool {
+    var at = inner
+    while namespaces[at].level > namespaces[outer].level { at = namespaces[at].parent }
+    return at == outer
+  }
+}
+
+extension TreeIndex {
+  private mutating func indexParents() throws(ScheduleError) {
+    let count = tree.tasks.count
+    guard count > 0 else { throw .noRoot }
+    parent = Array(repeating: -1, count: count)
+    children = Array(repeating: [], count: count)
+    var roots: [Int] = []
+    for (index, task) in tree.tasks.enumerated() {
+      guard task.id.index == index else { throw .misnumbered(task.id, place: index) }
+      guard let id = task.parent else {
+        roots.append(index)
+        continue
+      }
+      guard tree.tasks.indices.contains(id.index) else { throw .unknownParent(task.id) }
+      parent[index] = id.index
+      children[id.index].append(index)
+    }
+    guard let first = roots.first else { throw .noRoot }
+    guard roots.count == 1 else { throw .severalRoots(TaskID(first), TaskID(roots[1])) }
+    root = first
+    enter = Array(repeating: -1, count: count)
+    leave = enter
+    depth = enter
+    depth[root] = 0
+    var stack = [root]
+    while let task = stack.popLast() {
+      enter[task] = preorder.count
+      preorder.append(task)
+      for child in children[task].reversed() {
+        depth[child] = depth[task] + 1
+        stack.append(child)
+      }
+    }
+    guard preorder.count == count else {
+      throw .parentCycle(TaskID(enter.firstIndex(of: -1) ?? root))
+    }
+    for task in preorder.reversed() {
+      leave[task] = children[task].last.map { leave[$0] } ?? enter[task] + 1
+    }
+  }
+
+  private mutating func indexNamespaces() throws(ScheduleError) {
+    var places: [PIDNamespaceID: Int] = [:]
+    for entry in tree.namespaces {
+      guard places.updateValue(namespaces.count, forKey: entry.id) == nil else {
+        throw .badNamespace(entry.id, "it is listed twice")
+      }
+      namespaces.append(Namespace(id: entry.id, parent: -1, level: entry.level))
+    }
+    for (index, entry) in tree.namespaces.enumerated() {
+      guard let id = entry.parent else {
+        guard entry.level == 0 else {
+          throw .badNamespace(entry.id, "it has no parent and is not at level 0")
+        }
+        continue
+      }
+      guard let place = places[id] else { throw .badNamespace(entry.id, "its parent \(id) is not listed") }
+      guard namespaces[place].level == entry.level - 1 else {
+        throw .badNamespace(entry.id, "its parent \(id) is not one level above it")
+      }
+      namespaces[index].parent = place
+    }
+    for task in tree.tasks {
+      guard let place = places[task.pidNamespace] else { throw .unknownNamespace(task.id, task.pidNamespace) }
+      namespace.append(place)
+      namespaces[place].taskCount += 1
+      var inner = place
+      if let id = task.pidNamespaceForChildren {
+        guard let place = places[id] else { throw .unknownNamespace(task.id, id) }
+        inner = place
+      }
+      namespaceForChildren.append(task.isZombie ? place : inner)
+      if task.pids.last == .one { namespaces[place].initTask = task.id.index }
+    }
+    guard namespaces.count(where: { $0.parent < 0 }) == 1 else { throw .severalOutermostNamespaces }
+    try checkNamespaces()
+  }
+
+  private func checkNamespaces() throws(ScheduleError) {
+    for task in tree.tasks {
+      let index = task.id.index
+      let levels = namespaces[namespace[index]].level + 1
+      for list in [task.pids, task.group, task.session] + task.threads where list.count != levels {
+        throw .wrongLevelCount(task.id, expected: levels)
+      }
+      guard isNested(namespaceForChildren[index], in: namespace[index]) else {
+        throw .childrenNamespaceNotNested(task.id)
+      }
+      guard parent[index] < 0 || isNested(namespace[index], in: namespace[parent[index]]) else {
+        throw .namespaceAboveParent(task.id)
+      }
+    }
+    for entry in namespaces where entry.taskCount > 0 {
+      guard let leader = entry.initTask else {
+        if entry.id == tree.tasks[root].pidNamespace || isNested(namespace[root], in: index(of: entry)) {
+          continue
+        }
+        throw .namespaceWithoutInit(entry.id, task: TaskID(firstTask(in: entry)))
+      }
+      guard !isZombie(leader) || entry.taskCount == 1 else {
+        throw .tasksOutliveInit(TaskID(leader))
+      }
+    }
+  }
+
+  private func index(of entry: Namespace) -> Int { namespaces.firstIndex { $0.id == entry.id } ?? 0 }
+
+  private func firstTask(in entry: Namespace) -> Int {
+    tree.tasks.firstIndex { $0.pidNamespace == entry.id } ?? root
+  }
+
+  /// Checks that no number is used twice, and returns who has which PID at the outermost level.
+  private func indexPIDs() throws(ScheduleError) -> [PID: Int] {
+    struct Number: Hashable {
+      var namespace: Int
+      var pid: PID
+    }
+    var owners: [Number: Int] = [:]
+    var taskByPID: [PID: Int] = [:]
+    for (index, task) in tree.tasks.enumerated() {
+      for pids in [task.pids] + task.threads {
+        var at = namespace[index]
+        for pid in pids.reversed() {
+          guard pid.rawValue >= 1 else { throw .pidOutOfRange(task.id, pid) }
+          if let other = owners.updateValue(index, forKey: Number(namespace: at, pid: pid)) {
+            throw .pidTakenTwice(pid, namespaces[at].id, TaskID(other), task.id)
+          }
+          at = namespaces[at].parent
+        }
+      }
+      if let pid = task.pids.first { taskByPID[pid] = index }
+    }
+    return taskByPID
+  }
+
+  private mutating func indexSessions(
+    _ taskByPID: [PID: Int], options: ForkSchedule.Options
+  ) throws(ScheduleError) {
+    sessions = [Session(numbers: [], namespace: 0, leader: nil)]
+    var places: [PID: Int] = [.invisible: Self.outside]
+    let rootTask = tree.tasks[root]
+    if rootTask.session != rootTask.pids { places[rootTask.session[0]] = Self.outside }
+    session = Array(repeating: Self.outside, count: tree.tasks.count)
+    for task in preorder {
+      let record = tree.tasks[task]
+      let key = record.session[0]
+      let seen = try visiblePart(of: record.session, task: task)
+      let place = places[key] ?? sessions.count
+      if place == sessions.count {
+        places[key] = place
+        sessions.append(Session(numbers: seen, namespace: 0, leader: taskByPID[key]))
+        sessions[place].namespace = ancestor(of: namespace[task], level: seen.count - 1)
+      } else if place != Self.outside {
+        let known = sessions[place]
+        let (numbers, home) = try merge(seen, of: task, known.numbers, known.namespace)
+        (sessions[place].numbers, sessions[place].namespace) = (numbers, home)
+      }
+      if place == Self.outside, !options.shellJob { throw .sessionLedFromOutside(TaskID(task), key) }
+      session[task] = place
+      let start = min(sessions[place].range?.lowerBound ?? .max, enter[task])
+      sessions[place].range = start..<max(sessions[place].range?.upperBound ?? 0, enter[task] + 1)
+    }
+    for entry in sessions {
+      guard let leader = entry.leader else { continue }
+      let record = tree.tasks[leader]
+      guard record.session == record.pids else { throw .leaderLeftItsSession(TaskID(leader)) }
+      guard record.group == record.pids else { throw .sessionLeaderInOtherGroup(TaskID(leader)) }
+    }
+  }
+
+  private mutating func indexGroups(
+    _ taskByPID: [PID: Int], options: ForkSchedule.Options
+  ) throws(ScheduleError) {
+    groups = [Group(numbers: [], namespace: 0, session: Self.outside, leader: nil)]
+    ledGroup = Array(repeating: nil, count: tree.tasks.count)
+    group = Array(repeating: Self.outside, count: tree.tasks.count)
+    var places: [PID: Int] = [.invisible: Self.outside]
+    let rootKey = tree.tasks[root].group[0]
+    if session[root] == Self.outside, taskByPID[rootKey] == nil { places[rootKey] = Self.outside }
+    var sessionByKey: [PID: Int] = [:]
+    for (index, entry) in sessions.enumerated() where index != Self.outside {
+      sessionByKey[entry.numbers[0]] = index
+    }
+    for task in preorder {
+      let record = tree.tasks[task]
+      let key = record.group[0]
+      let seen = try visiblePart(of: record.group, task: task)
+      let place = places[key] ?? groups.count
+      if place == groups.count {
+        places[key] = place
+        let leader = taskByPID[key]
+        groups.append(Group(numbers: seen, namespace: 0, session: session[task], leader: leader))
+        groups[place].namespace = ancestor(of: namespace[task], level: seen.count - 1)
+        if let leader { ledGroup[leader] = place }
+      } else if place != Self.outside {
+        let known = groups[place]
+        let (numbers, home) = try merge(seen, of: task, known.numbers, known.namespace)
+        (groups[place].numbers, groups[place].namespace) = (numbers, home)
+      }
+      guard groups[place].session == session[task] else {
+        throw .groupSpansSessions(key, groups[place].members.first.map(TaskID.init), TaskID(task))
+      }
+      guard sessionByKey[key] ?? session[task] == session[task] else {
+        throw .groupSpansSessions(key, nil, TaskID(task))
+      }
+      if place == Self.outside, !options.shellJob { throw .groupLedFromOutside(TaskID(task), key) }
+      group[task] = place
+      groups[place].members.append(task)
+    }
+    for entry in groups {
+      guard let leader = entry.leader else { continue }
+      guard session[leader] == entry.session else {
+        throw .groupSpansSessions(entry.numbers[0], TaskID(leader), TaskID(entry.members[0]))
+      }
+      _ = try merge(tree.tasks[leader].pids, of: leader, entry.numbers, entry.namespace)
+    }
+  }
+
+  /// The levels at which an ID is visible: those of the namespaces around its leader, so none after a gap.
+  private func visiblePart(of list: [PID], task: Int) throws(ScheduleError) -> [PID] {
+    let seen = Array(list.prefix { $0 != .invisible })
+    guard list.dropFirst(seen.count).allSatisfy({ $0 == .invisible }) else {
+      throw .visibleOnlyInside(TaskID(task), list)
+    }
+    return seen
+  }
+
+  /// Two tasks that see one ID must see the same numbers wherever their namespaces are the same.
+  private func merge(
+    _ seen: [PID], of task: Int, _ numbers: [PID], _ home: Int
+  ) throws(ScheduleError) -> ([PID], Int) {
+    let mine = ancestor(of: namespace[task], level: seen.count - 1)
+    let common = min(seen.count, numbers.count)
+    guard seen.prefix(common) == numbers.prefix(common), isNested(mine, in: home) || isNested(home, in: mine)
+    else { throw .inconsistentViews(seen[0], TaskID(task)) }
+    return seen.count > numbers.count ? (seen, mine) : (numbers, home)
+  }
+
+  private func ancestor(of namespace: Int, level: Int) -> Int {
+    var at = namespace
+    while namespaces[at].level > max(level, 0) { at = namespaces[at].parent }
+    return at
+  }
+
+  private func checkZombiesAndShares() throws(ScheduleError) {
+    var mmOfSighand: [ShareGroupID: ShareGroupID?] = [:]
+    for (index, task) in tree.tasks.enumerated() {
+      if task.isZombie {
+        if let child = children[index].first { throw .zombieHasChild(task.id, child: TaskID(child)) }
+        guard task.threads.isEmpty else { throw .zombieHasThreads(task.id) }
+        continue
+      }
+      guard let sighand = task.shares.sighand else { continue }
+      if let mm = mmOfSighand.updateValue(task.shares.mm, forKey: sighand), mm != task.shares.mm || mm == nil
+      {
+        throw .handlersSharedWithoutMemory(task.id)
+      }
+    }
+  }
+}

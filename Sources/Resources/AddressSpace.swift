@@ -1,0 +1,313 @@
+import CLinux
+import Checkpoint
+import Glibc
+import Linux
+import SystemPackage
+import Tracee
+
+/// A process's mappings and the fields of its mm: where code, data, heap, stack, arguments and environment lie, the auxiliary
+/// vector, and the executable (man 2 mmap; man 2 prctl, PR_SET_MM_MAP).
+public struct AddressSpace: TaskState {
+  private let brk: SyscallProgram.Call
+  private let dumpable: SyscallProgram.Call
+  private let transparentHugePages: SyscallProgram.Call
+
+  public init(asking program: inout SyscallProgram, in thread: DumpedThread) {
+    brk = program.call(__NR_brk, 0, for: "reading the program break")
+    dumpable = program.call(__NR_prctl, 3 /* PR_GET_DUMPABLE */, for: "reading the dumpable flag")
+    transparentHugePages = program.call(
+      __NR_prctl, 42 /* PR_GET_THP_DISABLE */, 0, 0, 0, 0, for: "reading the THP flag")
+  }
+
+  public func record(from slot: Slot, of thread: DumpedThread, into core: inout CoreEntry) {
+    guard let task = thread.task else { return }
+    task.memory.mmBrk = UInt64(bitPattern: slot.result(brk))
+    task.memory.dumpable = Int32(truncatingIfNeeded: slot.result(dumpable))
+    task.memory.thpDisabled = slot.result(transparentHugePages) != 0
+  }
+
+  /// What of a task's memory cannot be dumped.
+  public static func objections(_ task: DumpedTask) -> [String] {
+    task.mappings.compactMap { mapping in
+      mapping.objection.map { "\(task.description): memory at 0x\(String(mapping.start, radix: 16)): \($0)" }
+    }
+  }
+
+  /// Records what can be seen from outside.
+  public static func record(_ task: DumpedTask, _ dump: DumpContext, _ buffer: ReadBuffer) throws(Failure) {
+    let stat = task.stat
+    task.memory.mmStartCode = stat.startCode
+    task.memory.mmEndCode = stat.endCode
+    task.memory.mmStartData = stat.startData
+    task.memory.mmEndData = stat.endData
+    task.memory.mmStartStack = stat.startStack
+    task.memory.mmStartBrk = stat.startBrk
+    task.memory.mmArgStart = stat.argStart
+    task.memory.mmArgEnd = stat.argEnd
+    task.memory.mmEnvStart = stat.envStart
+    task.memory.mmEnvEnd = stat.envEnd
+    task.memory.mmSavedAuxv = try about("\(task.description): reading auxv") { () throws(Errno) in
+      let bytes = try task.directory.read("auxv", buffer)
+      return stride(from: 0, to: bytes.count - 7, by: 8).map {
+        bytes.loadUnaligned(fromByteOffset: $0, as: UInt64.self)
+      }
+    }
+    task.memory.exeFileId = try named(task, "exe", flags: O_RDONLY, dump)
+    var entries: [VmaEntry] = []
+    entries.reserveCapacity(task.mappings.count)
+    for mapping in task.mappings {
+      var entry = mapping.entry
+      if entry.isFile {
+        entry.shmid = UInt64(try file(behind: mapping, entry, task, dump, &entry.status))
+      } else if entry.kinds.contains(.sharedAnonymous) {
+        entry.pgoff = mapping.offset
+        if dump.shmems.isNew(inode: mapping.inode) { dump.sharedSegments.append((task.pid, mapping)) }
+      }
+      // The kernel shows [vvar] and [vvar_vclock]; the format has one mapping for both.
+      if entry.kinds.contains(.vvar), let last = entries.last, last.kinds.contains(.vvar),
+        last.end == entry.start
+      {
+        entries[entries.count - 1].end = entry.end
+      } else {
+        entries.append(entry)
+      }
+    }
+    task.memory.vmas = entries
+  }
+
+  /// The ID of a file that the task has without a descriptor: its executable, its directories.
+  public static func named(_ task: DumpedTask, _ link: String, flags: Int32, _ dump: DumpContext)
+    throws(Failure) -> UInt32
+  {
+    try about("\(task.description): \(link)") { () throws(Failure) in
+      var file = try about("reading the link") { () throws(Errno) in
+        DumpedFile(
+          pid: task.pid, number: -1, procPath: link, link: try task.directory.link(link),
+          stat: try fstat(at: task.directory.rawValue, link))
+      }
+      file.info.flags = UInt32(flags)
+      return try dump.files.id(ofNamed: file, kind: RegularFile.self, dump)
+    }
+  }
+
+  private static func file(
+    behind mapping: Mapping, _ entry: VmaEntry, _ task: DumpedTask, _ dump: DumpContext,
+    _ status: inout UInt32
+  ) throws(Failure) -> UInt32 {
+    let key = DumpContext.MappedFile(
+      major: mapping.major, minor: mapping.minor, inode: mapping.inode, flags: entry.fdflags ?? 0,
+      name: mapping.name)
+    if let known = dump.mappedFiles[key] {
+      if known.isMemfd { status |= VMAStatus.memfd.rawValue }
+      return known.id
+    }
+    let path = "map_files/\(String(mapping.start, radix: 16))-\(String(mapping.end, radix: 16))"
+    return try about("\(task.description): the file mapped at 0x\(String(mapping.start, radix: 16))") {
+      () throws(Failure) in
+      var file = try about(path) { () throws(Errno) in
+        DumpedFile(
+          pid: task.pid, number: -1, procPath: path, link: try task.directory.link(path),
+          stat: try fstat(at: task.directory.rawValue, path))
+      }
+      file.info.flags = entry.fdflags ?? 0
+      guard let kind = fileKinds.first(where: { $0.matches(file) }) else {
+        throw Failure("\(file.linkText) cannot be mapped again")
+      }
+      let id = try dump.files.id(ofNamed: file, kind: kind, dump)
+      let isMemfd = kind.type == .memfd
+      if isMemfd { status |= VMAStatus.memfd.rawValue }
+      dump.mappedFiles[key] = (id, isMemfd)
+      return id
+    }
+  }
+
+  // MARK: Restore
+
+  /// Checks a process's mappings before anything is made: ranges, kinds, files.
+  public static func check(_ task: RestoredTask, _ restore: RestoreContext) throws(Failure) {
+    let image = "mm-\(task.pid).img"
+    var end: UInt64 = 0
+    for vma in task.memory.vmas where !vma.kinds.contains(.guardPages) {
+      let place = "\(image): mapping 0x\(String(vma.start, radix: 16))-0x\(String(vma.end, radix: 16))"
+      guard vma.start < vma.end, vma.start % 4096 == 0, vma.end % 4096 == 0, vma.start >= end else {
+        throw Failure("\(place) is empty, not of whole pages, or overlaps the one before")
+      }
+      end = vma.end
+      if vma.kinds.contains(.vsyscall) { continue }
+      guard vma.end <= userSpaceEnd else { throw Failure("\(place) is outside of the user's address space") }
+      guard vma.kinds.isDisjoint(with: .unsupported) else {
+        throw Failure("\(place): mappings of this kind (status \(vma.status)) cannot be restored yet")
+      }
+      if vma.isFile {
+        let entry = try restore.entry(UInt32(truncatingIfNeeded: vma.shmid), for: place)
+        try restore.kind(of: entry).check(entry, restore)
+      }
+    }
+    guard task.memory.vmas.contains(where: { $0.kinds.contains(.vdso) }) else {
+      throw Failure("\(image): there is no vDSO mapping; a task without one cannot be restored")
+    }
+    let exe = try restore.entry(task.memory.exeFileId, for: image)
+    try restore.kind(of: exe).check(exe, restore)
+  }
+
+  /// The end of the part of the address space that a program can map (TASK_SIZE_MAX of x86-64).
+  public static let userSpaceEnd: UInt64 = 0x7fff_ffff_f000
+
+  /// Appends the calls that map everything but what the kernel makes itself, with the content.
+  public static func restore(
+    _ task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence
+  )
+    throws(Failure)
+  {
+    let ranges = task.pageRanges
+    var index = 0
+    var readOnly: [VmaEntry] = []
+    for vma in task.memory.vmas where !vma.isKernelMade && !vma.kinds.contains(.guardPages) {
+      while index < ranges.count, ranges[index].upperBound <= vma.start { index += 1 }
+      let hasPages = vma.isPrivate && index < ranges.count && ranges[index].lowerBound < vma.end
+      var protection = vma.prot
+      if hasPages && protection & UInt32(PROT_WRITE) == 0 {
+        protection |= UInt32(PROT_WRITE)
+        readOnly.append(vma)
+      }
+      try map(vma, protection, task, restore, &sequence)
+    }
+    readPages(task, restore, &sequence)
+    for vma in readOnly {
+      sequence.makeRoom(calls: 1)
+      sequence.current.call(
+        __NR_mprotect, Argument(vma.start), Argument(vma.length), Argument(vma.prot), for: "protecting",
+        vma.start)
+    }
+    for vma in task.memory.vmas where !vma.isKernelMade { advise(vma, &sequence) }
+  }
+
+  private static func map(
+    _ vma: VmaEntry, _ protection: UInt32, _ task: RestoredTask, _ restore: RestoreContext,
+    _ sequence: inout ProgramSequence
+  ) throws(Failure) {
+    let place = "task \(task.pid): mapping 0x\(String(vma.start, radix: 16))"
+    // What mmap takes of the recorded flags; MAP_LOCKED comes later, when the pages are there.
+    var flags =
+      vma.flags & (0x0f | UInt32(MAP_ANONYMOUS) | MAP_GROWSDOWN | MAP_NORESERVE | MAP_HUGETLB | 0xfc00_0000)
+    flags |= UInt32(MAP_FIXED)
+    if (vma.vmFlags ?? 0) & 8 != 0 { flags = flags & ~0x0f | MAP_DROPPABLE }
+    var source: Int32?
+    if vma.isFile {
+      source = try restore.descriptor(UInt32(truncatingIfNeeded: vma.shmid), for: place)
+    } else if vma.kinds.contains(.sharedAnonymous) {
+      source = try RestoredSharedMemory.anonymous(
+        vma.shmid, size: restore.sharedMemorySizes[vma.shmid] ?? vma.length, restore)
+    }
+    sequence.makeRoom(calls: 2)
+    var fd: Argument = -1
+    if let source {
+      flags &= ~UInt32(MAP_ANONYMOUS)
+      fd = sequence.fetch(source, restore)
+    }
+    sequence.current.call(
+      __NR_mmap, Argument(vma.start), Argument(vma.length), Argument(protection), Argument(flags), fd,
+      Argument(source == nil ? 0 : vma.pgoff), for: "mapping", vma.start)
+  }
+
+  private static func readPages(
+    _ task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence
+  ) {
+    // The vDSO's pages come first in no layout; they are skipped where they are.
+    var offset: UInt64 = 0
+    var run: [Range<UInt64>] = []
+    var start: UInt64 = 0
+    let file = ImageFile.pages(task.pagesID).fileName
+    var opened = (program: 0, fd: Argument(-1))
+    func flush(_ sequence: inout ProgramSequence) {
+      Pages.transfer(
+        __NR_preadv, run, from: start,
+        descriptor: { sequence in
+          if opened.program != sequence.number {
+            let path = sequence.current.place(path: Array(file.utf8))
+            let fd = sequence.current.call(
+              __NR_openat, Argument(restore.service.images), Argument(path), Argument(O_RDONLY | O_CLOEXEC),
+              for: "opening its pages image")
+            opened = (sequence.number, .result(fd))
+          }
+          return opened.fd
+        }, &sequence, for: "reading its memory to")
+      run = []
+    }
+    for range in task.pageRanges {
+      if task.isKernelMade(range.lowerBound) {
+        flush(&sequence)
+      } else {
+        if run.isEmpty { start = offset }
+        run.append(range)
+      }
+      offset += range.upperBound - range.lowerBound
+    }
+    flush(&sequence)
+  }
+
+  private static func advise(_ vma: VmaEntry, _ sequence: inout ProgramSequence) {
+    sequence.makeRoom(calls: lastingAdvice.count + 2, bytes: 96)
+    if vma.kinds.contains(.guardPages) {
+      sequence.current.call(
+        __NR_madvise, Argument(vma.start), Argument(vma.length), 102 /* MADV_GUARD_INSTALL */,
+        for: "guarding", vma.start)
+      return
+    }
+    for (_, advice) in lastingAdvice where (vma.madv ?? 0) & (1 << UInt64(advice)) != 0 {
+      sequence.current.call(
+        __NR_madvise, Argument(vma.start), Argument(vma.length), Argument(advice),
+        for: "advising on the mapping at",
+        vma.start)
+    }
+    if vma.flags & MAP_LOCKED != 0 {
+      sequence.current.call(
+        __NR_mlock2, Argument(vma.start), Argument(vma.length), Argument((vma.vmFlags ?? 0) & 1),
+        for: "locking", vma.start)
+    }
+    if let name = vma.anonName {
+      let address = sequence.current.place(path: Array(name.prefix(79)))
+      // PR_SET_VMA, PR_SET_VMA_ANON_NAME; a kernel without CONFIG_ANON_VMA_NAME has no names to keep.
+      sequence.current.call(
+        __NR_prctl, 0x53_564d_41, 0, Argument(vma.start), Argument(vma.length), Argument(address),
+        mayFail: true)
+    }
+  }
+
+  /// Appends the call that sets the fields of the mm. No mapping of the old executable may be left.
+  public static func restoreFields(
+    _ task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence
+  )
+    throws(Failure)
+  {
+    let m = task.memory
+    let exe = try restore.descriptor(m.exeFileId, for: "task \(task.pid): its executable")
+    sequence.makeRoom(calls: 4, bytes: m.mmSavedAuxv.count * 8 + 256)
+    let fd = sequence.fetch(exe, restore)
+    let auxv = m.mmSavedAuxv.withUnsafeBytes { sequence.current.place($0) }
+    // The descriptor's number is part of the structure, so it must be one that is known beforehand.
+    let number = task.scratchDescriptor
+    sequence.current.call(__NR_dup3, fd, Argument(number), Argument(O_CLOEXEC), for: "placing its executable")
+    // struct prctl_mm_map of linux/prctl.h: auxv_size and exe_fd share the last word. PR_SET_MM_MAP is the one request of its
+    // kind that does not need CAP_SYS_RESOURCE.
+    let fields: [UInt64] = [
+      m.mmStartCode, m.mmEndCode, m.mmStartData, m.mmEndData, m.mmStartBrk, m.mmBrk, m.mmStartStack,
+      m.mmArgStart,
+      m.mmArgEnd, m.mmEnvStart, m.mmEnvEnd, auxv,
+      UInt64(m.mmSavedAuxv.count * 8) | UInt64(UInt32(number)) << 32,
+    ]
+    let map = fields.withUnsafeBytes { sequence.current.place($0) }
+    sequence.current.call(
+      __NR_prctl, 35 /* PR_SET_MM */, 14 /* PR_SET_MM_MAP */, Argument(map), Argument(fields.count * 8), 0,
+      for: "setting the fields of its mm")
+    if m.thpDisabled == true {
+      sequence.current.call(__NR_prctl, 41 /* PR_SET_THP_DISABLE */, 1, 0, 0, 0, for: "disabling huge pages")
+    }
+  }
+
+  /// The dumpable flag; after the credentials, a change of which resets it. Root's 2 cannot be set, only come about.
+  public static func restore(_ thread: RestoredThread, _ program: inout SyscallProgram) {
+    guard let dumpable = thread.task?.memory.dumpable, dumpable == 0 || dumpable == 1 else { return }
+    program.call(__NR_prctl, 4 /* PR_SET_DUMPABLE */, Argument(dumpable), for: "setting the dumpable flag")
+  }
+}

@@ -1,0 +1,121 @@
+import CLinux
+import Checkpoint
+import Glibc
+import Linux
+import SystemPackage
+import Tracee
+
+/// The descriptors of a process: which number names which file description, and close-on-exec.
+public enum DescriptorTable {
+  /// Looks at every descriptor. What cannot be dumped is returned in words; nothing has been changed.
+  public static func survey(_ task: DumpedTask, _ options: DumpOptions, _ buffer: ReadBuffer) throws(Failure)
+    -> [String]
+  {
+    var objections: [String] = []
+    let numbers = try about("\(task.description): reading its descriptors") { () throws(Errno) in
+      try task.directory.numbers(in: "fd", buffer)
+    }
+    if numbers.isEmpty { return [] }
+    let links = try about("\(task.description): fd") { () throws(Errno) in
+      try task.directory.open("fd", O_RDONLY | O_DIRECTORY)
+    }
+    let infos = try about("\(task.description): fdinfo") { () throws(Errno) in
+      try task.directory.open("fdinfo", O_RDONLY | O_DIRECTORY)
+    }
+    task.descriptors.reserveCapacity(numbers.count)
+    for number in numbers {
+      let name = String(number)
+      let file = try about("\(task.description): descriptor \(number)") { () throws(Errno) in
+        var file = DumpedFile(
+          pid: task.pid, number: number, procPath: "fd/\(name)", link: try readlink(at: links.rawValue, name),
+          stat: try fstat(at: links.rawValue, name))
+        let info = try Descriptor.open(at: infos.rawValue, name)
+        file.info = FdInfo(try buffer.readAll(info.rawValue))
+        return file
+      }
+      guard let kind = fileKinds.first(where: { $0.matches(file) }) else {
+        objections.append("\(file.description): \(UnsupportedFile.feature(file))")
+        continue
+      }
+      if let objection = kind.objection(file, options) {
+        objections.append("\(file.description): \(objection)")
+      }
+      task.descriptors.append((file, kind))
+    }
+    return objections
+  }
+
+  /// Records what the survey found.
+  public static func record(_ task: DumpedTask, _ dump: DumpContext) throws(Failure) {
+    task.descriptorEntries.reserveCapacity(task.descriptors.count)
+    for (file, kind) in task.descriptors {
+      var entry = FdinfoEntry()
+      entry.id = try dump.files.id(of: file, kind: kind, dump)
+      entry.fd = UInt32(file.number)
+      entry.flags = file.info.flags & UInt32(O_CLOEXEC) != 0 ? 1 : 0  // FD_CLOEXEC
+      entry.type = kind.type
+      task.descriptorEntries.append(entry)
+    }
+  }
+
+  /// Checks a table before anything is made.
+  public static func check(_ task: RestoredTask, _ restore: RestoreContext) throws(Failure) {
+    var numbers: Set<UInt32> = []
+    for entry in task.descriptors {
+      let place = "fdinfo-\(task.ids.filesId).img: descriptor \(entry.fd)"
+      guard entry.fd < 1 << 20, numbers.insert(entry.fd).inserted else {
+        throw Failure("\(place) is out of range, or there twice")
+      }
+      let file = try restore.entry(entry.id, for: place)
+      try restore.kind(of: file).check(file, restore)
+    }
+  }
+
+  /// Appends the calls that put every description at its numbers, after the memory has been mapped: what was fetched
+  /// for that is closed first.
+  public static func restore(
+    _ task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence
+  )
+    throws(Failure)
+  {
+    sequence.makeRoom(calls: 1)
+    sequence.current.call(
+      __NR_close_range, 0, Argument(restore.service.first - 1), 0, for: "closing what it was made with")
+    for entry in task.descriptors {
+      let source = try restore.descriptor(entry.id, for: "task \(task.pid): descriptor \(entry.fd)")
+      sequence.makeRoom(calls: 3)
+      let flags = entry.flags & 1 != 0 ? O_CLOEXEC : 0
+      // The lowest free number may be the right one already; dup3 to itself is an error, so a detour is made.
+      let got = sequence.current.call(
+        __NR_pidfd_getfd, Argument(restore.service.tracer), Argument(source), 0, for: "getting descriptor",
+        UInt64(entry.fd))
+      sequence.current.call(
+        __NR_dup3, .result(got), Argument(task.scratchDescriptor), Argument(O_CLOEXEC),
+        for: "placing descriptor",
+        UInt64(entry.fd))
+      sequence.current.call(__NR_close, .result(got), for: "placing descriptor", UInt64(entry.fd))
+      sequence.makeRoom(calls: 1)
+      sequence.current.call(
+        __NR_dup3, Argument(task.scratchDescriptor), Argument(entry.fd), Argument(flags),
+        for: "placing descriptor",
+        UInt64(entry.fd))
+    }
+  }
+
+  /// Appends what the process must do itself once every process has its descriptors.
+  public static func complete(
+    _ task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence
+  )
+    throws(Failure)
+  {
+    guard let leader = task.threads.first else { return }
+    for entry in task.descriptors {
+      let file = try restore.entry(entry.id, for: "task \(task.pid)")
+      let kind = try restore.kind(of: file)
+      repeat {
+        sequence.makeRoom(calls: 64, bytes: 4096)
+        try kind.complete(file, number: Int32(entry.fd), in: leader, restore, &sequence.current)
+      } while restore.unfinished.contains(entry.id)
+    }
+  }
+}

@@ -1,0 +1,44 @@
+import CLinux
+import Checkpoint
+import Glibc
+import Linux
+import SystemPackage
+import Tracee
+
+/// A process's root and working directory and its umask (man 2 chroot, chdir, umask).
+public enum FileSystemContext {
+  public static func record(_ task: DumpedTask, _ dump: DumpContext) throws(Failure) {
+    task.fs.cwdId = try AddressSpace.named(task, "cwd", flags: O_RDONLY, dump)
+    task.fs.rootId = try AddressSpace.named(task, "root", flags: O_RDONLY, dump)
+    task.fs.umask = task.status.umask
+  }
+
+  public static func check(_ task: RestoredTask, _ restore: RestoreContext) throws(Failure) {
+    guard let fs = task.fs else { return }
+    for id in [fs.cwdId, fs.rootId] {
+      let entry = try restore.entry(id, for: "fs-\(task.pid).img")
+      try restore.kind(of: entry).check(entry, restore)
+    }
+  }
+
+  public static func restore(
+    _ task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence
+  )
+    throws(Failure)
+  {
+    guard let fs = task.fs else { return }
+    let place = "task \(task.pid)"
+    let root = try RegularFile.part(of: restore.entry(fs.rootId, for: place))
+    sequence.makeRoom(calls: 8)
+    if root.name != [UInt8(ascii: "/")] {
+      let fd = sequence.fetch(try restore.descriptor(fs.rootId, for: place), restore)
+      sequence.current.call(__NR_fchdir, fd, for: "going to its root directory")
+      sequence.current.call(
+        __NR_chroot, Argument(sequence.current.place(path: [UInt8(ascii: ".")])),
+        for: "changing its root directory")
+    }
+    let fd = sequence.fetch(try restore.descriptor(fs.cwdId, for: place), restore)
+    sequence.current.call(__NR_fchdir, fd, for: "going to its working directory")
+    if let umask = fs.umask { sequence.current.call(__NR_umask, Argument(umask), for: "setting its umask") }
+  }
+}

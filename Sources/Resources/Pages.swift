@@ -1,0 +1,192 @@
+import CLinux
+import Checkpoint
+import Glibc
+import Linux
+import SystemPackage
+import Tracee
+
+/// The content of private memory: which pages exist and differ from their file (PAGEMAP_SCAN, man 2 PAGEMAP_SCAN),
+/// and their bytes, which the task itself writes to `pages-N.img` and reads from it.
+public struct Pages {
+  /// Ranges of pages to write, ascending.
+  public private(set) var ranges: [Range<UInt64>] = []
+  /// Guard ranges (man 2 madvise, MADV_GUARD_INSTALL).
+  public private(set) var guards: [Range<UInt64>] = []
+  public var pageCount: UInt64 { ranges.reduce(0) { $0 + ($1.upperBound - $1.lowerBound) / 4096 } }
+  public private(set) var scanned: UInt64 = 0
+
+  public init() {}
+
+  /// Finds the pages of a stopped task. One scan goes over the whole address space; what lies in mappings whose content is
+  /// elsewhere is left out.
+  public init(scanning task: DumpedTask) throws(Failure) {
+    let pagemap = try about(
+      "\(task.description): opening pagemap", advice: "This needs CAP_SYS_PTRACE; run as root."
+    ) {
+      () throws(Errno) in try task.directory.open("pagemap")
+    }
+    let vmas = task.memory.vmas.filter { $0.isPrivate && $0.kinds.isDisjoint(with: [.vvar, .vsyscall]) }
+    guard let first = vmas.first, let last = vmas.last else { return }
+    let capacity = 512
+    let regions = UnsafeMutablePointer<cl_page_region>.allocate(capacity: capacity)
+    defer { regions.deallocate() }
+    let file = UInt64(CL_PAGE_IS_FILE)
+    let zero = UInt64(CL_PAGE_IS_PFNZERO)
+    let present = UInt64(CL_PAGE_IS_PRESENT)
+    let swapped = UInt64(CL_PAGE_IS_SWAPPED)
+    let guarded = UInt64(CL_PAGE_IS_GUARD)
+    var argument = cl_pm_scan_arg()
+    argument.size = UInt64(MemoryLayout<cl_pm_scan_arg>.size)
+    argument.start = first.start
+    argument.end = last.end
+    argument.vec = UInt64(UInt(bitPattern: regions))
+    argument.vec_len = UInt64(capacity)
+    // Neither a page of the file nor the shared zero page, but there, or swapped out, or a guard.
+    argument.category_inverted = file | zero
+    argument.category_mask = file | zero
+    argument.category_anyof_mask = present | swapped | guarded
+    argument.return_mask = present | swapped | guarded
+    var index = 0
+    while argument.start < argument.end {
+      let count = try withUnsafeMutablePointer(to: &argument) { pointer throws(Failure) in
+        try about("\(task.description): PAGEMAP_SCAN") { () throws(Errno) in
+          try syscall(__NR_ioctl, Int(pagemap.rawValue), Int(CL_PAGEMAP_SCAN), Int(bitPattern: pointer))
+        }
+      }
+      for i in 0..<count { take(regions[i], vmas, &index, isGuard: regions[i].categories & guarded != 0) }
+      if argument.walk_end <= argument.start { break }
+      argument.start = argument.walk_end
+    }
+    // The vDSO's pages belong to no file that the scan knows; the format has them all the same.
+    for vma in vmas where vma.kinds.contains(.vdso) { insert(vma.start..<vma.end) }
+    scanned = vmas.reduce(0) { $0 + $1.length / 4096 }
+  }
+
+  private mutating func take(_ region: cl_page_region, _ vmas: [VmaEntry], _ index: inout Int, isGuard: Bool)
+  {
+    while index < vmas.count, vmas[index].end <= region.start { index += 1 }
+    var i = index
+    while i < vmas.count, vmas[i].start < region.end {
+      let part = max(region.start, vmas[i].start)..<min(region.end, vmas[i].end)
+      if isGuard {
+        guards.append(part)
+      } else if !vmas[i].kinds.contains(.vdso) {
+        if let last = ranges.last, last.upperBound == part.lowerBound, part.lowerBound != vmas[i].start {
+          ranges[ranges.count - 1] = last.lowerBound..<part.upperBound
+        } else {
+          ranges.append(part)
+        }
+      }
+      i += 1
+    }
+  }
+
+  private mutating func insert(_ range: Range<UInt64>) {
+    let at = ranges.firstIndex { $0.lowerBound > range.lowerBound } ?? ranges.count
+    ranges.insert(range, at: at)
+  }
+
+  /// `pagemap-N.img`'s entries.
+  public var entries: [PagemapEntry] {
+    ranges.map { PagemapEntry(address: $0.lowerBound, pages: ($0.upperBound - $0.lowerBound) / 4096) }
+  }
+
+  /// One call moves at most so many bytes, so that a kill does not have to wait long.
+  private static let largestTransfer: UInt64 = 256 << 20
+  /// IOV_MAX
+  private static let mostVectors = 1024
+
+  /// Appends the calls by which the task itself moves all its pages to or from `descriptor`: pwritev or preadv.
+  static func transfer(
+    _ number: Int32, _ ranges: [Range<UInt64>], from start: UInt64 = 0,
+    descriptor: (inout ProgramSequence) -> Argument,
+    _ sequence: inout ProgramSequence, for purpose: StaticString
+  ) {
+    var offset = start
+    var vectors: [UInt64] = []
+    var bytes: UInt64 = 0
+    func flush(_ sequence: inout ProgramSequence) {
+      if vectors.isEmpty { return }
+      sequence.makeRoom(calls: 3, bytes: vectors.count * 8 + 16)
+      let fd = descriptor(&sequence)
+      let address = vectors.withUnsafeBytes { sequence.current.place($0) }
+      sequence.current.call(
+        number, fd, Argument(address), Argument(vectors.count / 2), Argument(offset), 0, expect: Int64(bytes),
+        for: purpose,
+        vectors[0])
+      offset += bytes
+      vectors = []
+      bytes = 0
+    }
+    for range in ranges {
+      var at = range.lowerBound
+      while at < range.upperBound {
+        let length = min(range.upperBound - at, largestTransfer - bytes)
+        vectors += [at, length]
+        bytes += length
+        at += length
+        if vectors.count == 2 * mostVectors || bytes == largestTransfer { flush(&sequence) }
+      }
+    }
+    flush(&sequence)
+  }
+
+  /// The calls by which a stopped task writes its pages to a descriptor that it has been given.
+  public func write(to descriptor: Int32, _ sequence: inout ProgramSequence) {
+    Self.transfer(
+      __NR_pwritev, ranges, descriptor: { _ in Argument(descriptor) }, &sequence,
+      for: "writing its memory from")
+  }
+}
+
+/// Programs that one slot runs one after the other, begun anew whenever one is full.
+public struct ProgramSequence {
+  public let slot: Slot
+  public private(set) var programs: [SyscallProgram]
+  private var fetched: [Int32: (program: Int, call: SyscallProgram.Call)] = [:]
+
+  public init(_ slot: Slot) {
+    self.slot = slot
+    programs = [SyscallProgram(for: slot)]
+  }
+
+  /// The program that calls are appended to.
+  public var current: SyscallProgram {
+    get { programs[programs.count - 1] }
+    _modify { yield &programs[programs.count - 1] }
+  }
+
+  /// Begins a new program unless so much fits into the current one; results of calls before are then out of reach.
+  public mutating func makeRoom(calls: Int, bytes: Int = 0) {
+    if !current.hasRoom(calls: calls, bytes: bytes), !current.isEmpty {
+      programs.append(SyscallProgram(for: slot))
+    }
+  }
+
+  public var number: Int { programs.count }
+
+  /// A descriptor of the tracer, in the task: got once in each program (man 2 pidfd_getfd). There is room for one call.
+  mutating func fetch(_ descriptor: Int32, _ restore: RestoreContext) -> Argument {
+    if let known = fetched[descriptor], known.program == number { return .result(known.call) }
+    let call = current.call(
+      __NR_pidfd_getfd, Argument(restore.service.tracer), Argument(descriptor), 0,
+      for: "getting a file from the tracer")
+    fetched[descriptor] = (number, call)
+    return .result(call)
+  }
+}
+
+extension Pages {
+  /// Guard ranges as the mappings that the format has them as.
+  public var guardEntries: [VmaEntry] {
+    guards.map { range in
+      var entry = VmaEntry()
+      entry.start = range.lowerBound
+      entry.end = range.upperBound
+      entry.fd = -1
+      entry.kinds = .guardPages
+      entry.flags = UInt32(MAP_PRIVATE | MAP_ANONYMOUS)
+      return entry
+    }
+  }
+}

@@ -1,0 +1,85 @@
+import Checkpoint
+import Linux
+import Tracee
+
+/// A process under restore: its images, and the slots through which it is made.
+public final class RestoredTask {
+  /// PID in the namespace of the tree's root.
+  public let pid: UInt32
+  public let core: CoreEntry
+  public let ids: TaskKobjIdsEntry
+  public var memory = MmEntry()
+  public var fs: FsEntry?
+  public var descriptors: [FdinfoEntry] = []
+  public var pagesID: UInt32 = 0
+  public var pagemap: [PagemapEntry] = []
+  public var threads: [RestoredThread] = []
+  /// PID in the tracer's namespace, once it exists.
+  public var tracerPID: Int32 = 0
+  /// A descriptor number that is free in the task for a moment.
+  public var scratchDescriptor: Int32 = -1
+
+  public init(pid: UInt32, core: CoreEntry, ids: TaskKobjIdsEntry) {
+    self.pid = pid
+    self.core = core
+    self.ids = ids
+  }
+
+  /// task_core_entry.task_state: 1 alive, 2 dead, 3 stopped; old writers have 6 for dead.
+  public var isZombie: Bool { core.tc?.taskState == 2 || core.tc?.taskState == 6 }
+  public var isStopped: Bool { core.tc?.taskState == 3 }
+
+  public var description: String { "task \(pid) (\(core.task.comm.text))" }
+
+  /// The ranges whose bytes are in the pages image, in its order.
+  public private(set) lazy var pageRanges: [Range<UInt64>] = pagemap.filter { ($0.flags ?? 4) & 4 != 0 }.map {
+    $0.vaddr..<($0.vaddr + $0.pageCount * 4096)
+  }
+
+  /// Whether an address lies in the vDSO or its data.
+  func isKernelMade(_ address: UInt64) -> Bool {
+    memory.vmas.contains { $0.isKernelMade && $0.start <= address && address < $0.end }
+  }
+
+  /// Where vvar and vDSO were: they are next to each other.
+  public var vdso: (vvar: Range<UInt64>?, vdso: Range<UInt64>?) {
+    func range(_ kind: VMAStatus) -> Range<UInt64>? {
+      memory.vmas.first { $0.kinds.contains(kind) }.map { $0.start..<$0.end }
+    }
+    return (range(.vvar), range(.vdso))
+  }
+
+  /// Checks the page map against the mappings and the size of the pages image in bytes.
+  public func checkPages(size: UInt64) throws(Failure) {
+    let image = "pagemap-\(pid).img"
+    var end: UInt64 = 0
+    var total: UInt64 = 0
+    var index = 0
+    let vmas = memory.vmas.filter { !$0.kinds.contains(.guardPages) }
+    for entry in pagemap {
+      let place = "\(image): \(entry.pageCount) pages at 0x\(String(entry.vaddr, radix: 16))"
+      guard entry.vaddr % 4096 == 0, entry.vaddr >= end, entry.pageCount <= 1 << 36,
+        entry.vaddr <= AddressSpace.userSpaceEnd
+      else { throw Failure("\(place): not a page range above the one before") }
+      if entry.inParent == true || (entry.flags ?? 4) & 5 == 1 {
+        throw Failure(
+          "\(place) are in a parent checkpoint: incremental images cannot be restored yet (parent)")
+      }
+      end = entry.vaddr + entry.pageCount * 4096
+      var at = entry.vaddr
+      while at < end {
+        while index < vmas.count, vmas[index].end <= at { index += 1 }
+        guard index < vmas.count, vmas[index].start <= at else {
+          throw Failure("\(place) lie outside of the mappings")
+        }
+        at = vmas[index].end
+      }
+      if (entry.flags ?? 4) & 4 != 0 { total += entry.pageCount * 4096 }
+    }
+    guard total <= size else {
+      throw Failure(
+        "pages-\(pagesID).img has \(size) bytes, \(image) counts \(total)",
+        advice: "The images are damaged or incomplete; dump again.")
+    }
+  }
+}

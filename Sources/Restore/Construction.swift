@@ -1,0 +1,160 @@
+import CLinux
+import Checkpoint
+import Glibc
+import Linux
+import ProcessTree
+import Resources
+import SystemPackage
+import Tracee
+
+/// The tree while it is being made: stubs, the area that their executors share, and who has which slot.
+/// If this process dies, every stub ends by itself.
+final class Construction {
+  let plan: Plan
+  let restore: RestoreContext
+  let area: ExecutorArea
+  private let deadManSwitch: DeadManSwitch
+  private let areaMemory: Descriptor
+  /// Descriptors of this process that every stub inherits.
+  private var inherited: [Int32] = []
+
+  /// The root's PID in this process's namespace, once it exists.
+  var rootPID: Int32 = 0
+  /// Where a fresh stub has its vDSO and the vDSO's data.
+  var stubVDSO: [Range<UInt64>] = []
+  /// Stubs that exist and are to live on, and what they are, for messages.
+  private var living: [Int32: String] = [:]
+
+  init(_ plan: Plan) throws(Failure) {
+    self.plan = plan
+    restore = plan.restore
+    Self.raiseDescriptorLimit()
+    let memory = try about("making the executors' area") { () throws(Errno) in
+      let memory = try memfdCreate("swift-restore-area")
+      try syscall(__NR_ftruncate, Int(memory.rawValue), ExecutorArea.size(slots: plan.slotSizes))
+      return memory
+    }
+    let dms = try about("preparing the dead man's switch") { () throws(Errno) in try DeadManSwitch() }
+    area = try about("mapping the executors' area") { () throws(Errno) in
+      try ExecutorArea(
+        memory: memory.rawValue, address: plan.areaAddress, slots: plan.slotSizes, deadManSwitch: dms,
+        watchEach: true)
+    }
+    areaMemory = memory
+    deadManSwitch = dms
+    try openServices()
+  }
+
+  deinit { closeServices() }
+
+  /// As many descriptors as the hard limit allows: the tree's files are all open here for a moment.
+  private static func raiseDescriptorLimit() {
+    var limit = rlimit()
+    getrlimit(__rlimit_resource_t(7), &limit)
+    limit.rlim_cur = limit.rlim_max
+    setrlimit(__rlimit_resource_t(7), &limit)
+  }
+
+  /// Service descriptors lie above every number that the tree uses.
+  private func openServices() throws(Failure) {
+    let highest = plan.tasks.flatMap(\.descriptors).map(\.fd).max() ?? 2
+    var service = ServiceDescriptors()
+    service.first = max(Int32(highest) + 1, 3)
+    try about("opening the service descriptors", advice: "Raise the limit on open files (ulimit -n).") {
+      () throws(Errno) in
+      func inherit(_ fd: Int32) throws(Errno) -> Int32 {
+        let copy = Int32(try syscall(__NR_fcntl, Int(fd), 0 /* F_DUPFD */, Int(service.first)))
+        inherited.append(copy)
+        return copy
+      }
+      let own = try pidfdOpen(getpid())
+      service.tracer = try inherit(own.rawValue)
+      service.images = try inherit(restore.directory.descriptor.rawValue)
+      service.area = try inherit(areaMemory.rawValue)
+      service.scratch = service.area + 1
+    }
+    restore.service = service
+    for (i, task) in plan.tasks.enumerated() {
+      task.scratchDescriptor = service.scratch + (plan.sharesFiles(i) ? Int32(i) : 0)
+    }
+  }
+
+  private func closeServices() {
+    for fd in inherited { _ = cl_syscall(Int(__NR_close), Int(fd), 0, 0, 0, 0, 0) }
+    inherited = []
+  }
+
+  // MARK: Who is where
+
+  func slot(of actor: ForkSchedule.Actor) -> Slot? {
+    switch actor {
+    case .tool: nil
+    case .task(let id): area.slots[plan.leaderSlot[id.index]]
+    case .helper(let id): area.slots[plan.helperSlot[id.index]]
+    }
+  }
+
+  func name(_ actor: ForkSchedule.Actor) -> String {
+    switch actor {
+    case .tool: "swift-restore"
+    case .task(let id): plan.tasks[id.index].description
+    case .helper(let id): "helper \(id.index)"
+    }
+  }
+
+  func nowLives(_ pid: Int32, _ name: String) { living[pid] = name }
+  func endsByItself(_ pid: Int32) { living[pid] = nil }
+
+  /// Throws if a stub that is to live has died.
+  func checkLiving() throws(Failure) {
+    let buffer = ReadBuffer()
+    for (pid, name) in living {
+      var state: UInt8?
+      if let directory = try? ProcDirectory(pid: pid), let text = try? directory.read("stat", buffer) {
+        state = ProcStat(text)?.state
+      }
+      if state == nil || state == UInt8(ascii: "Z") || state == UInt8(ascii: "X") {
+        throw Failure(
+          "\(name) died while it was being restored (PID \(pid))",
+          advice: "Was it killed, or is memory short?")
+      }
+    }
+  }
+
+  // MARK: Running programs
+
+  /// Runs one sequence after the other in each slot, all slots at the same time, a hundred or so at once.
+  func run(_ work: [(name: String, sequence: ProgramSequence)]) throws(Failure) {
+    let batch = 128
+    for start in stride(from: 0, to: work.count, by: batch) {
+      let part = work[start..<min(start + batch, work.count)]
+      let rounds = part.map(\.sequence.programs.count).max() ?? 0
+      for round in 0..<rounds {
+        let running = part.filter {
+          round < $0.sequence.programs.count && !$0.sequence.programs[round].isEmpty
+        }
+        for item in running {
+          item.sequence.slot.load(item.sequence.programs[round])
+          area.start(item.sequence.slot)
+        }
+        try area.waitAll { () throws(Failure) in try checkLiving() }
+        for item in running { try item.sequence.slot.check(item.sequence.programs[round], task: item.name) }
+      }
+      area.forgetPages()
+    }
+  }
+
+  /// Ends everything that was made; nothing of the tree has run.
+  func destroy() {
+    for pid in living.keys { kill(pid, SIGKILL) }
+    if rootPID != 0 {
+      kill(rootPID, SIGKILL)
+      var status: Int32 = 0
+      _ = withUnsafeMutablePointer(to: &status) {
+        cl_syscall(Int(__NR_wait4), Int(rootPID), Int(bitPattern: $0), 0x4000_0000, 0, 0, 0)
+      }
+    }
+    // Orphans that became ours (a subreaper runs this, or a sibling was asked for).
+    while cl_syscall(Int(__NR_wait4), -1, 0, 0x4000_0001, 0, 0, 0) > 0 {}
+  }
+}

@@ -1,0 +1,163 @@
+import Checkpoint
+import Glibc
+import Linux
+import Resources
+import SystemPackage
+
+/// A checkpoint as it is read: every image that a restore needs, checked for what can be checked without the system.
+struct LoadedCheckpoint {
+  let restore: RestoreContext
+  let tree: [PstreeEntry]
+  /// In the order of `tree`.
+  let tasks: [RestoredTask]
+  /// For each task, the core images of its threads; the leader's is first.
+  let threadCores: [[CoreEntry]]
+
+  init(_ options: RestoreOptions, images: String) throws(Failure) {
+    let directory = try Self.open(images)
+    let inventory = try asFailure { () throws(ImageError) in
+      try directory.read(InventoryEntry.self, from: .inventory)
+    }
+    guard inventory.imgVersion == 1 || inventory.imgVersion == 2 else {
+      throw Failure("inventory.img: img_version \(inventory.imgVersion) is not known, only 1 and 2 are")
+    }
+    let files = try asFailure { () throws(ImageError) in try directory.readAll(FileEntry.self, from: .files) }
+    let restore = try RestoreContext(options: options, directory: directory, files: files)
+    tree = try restore.all(PstreeEntry.self, .pstree)
+    guard !tree.isEmpty else { throw Failure("pstree.img has no task") }
+    try Self.readShared(restore)
+    var tasks: [RestoredTask] = []
+    var threadCores: [[CoreEntry]] = []
+    for entry in tree {
+      let (task, cores) = try Self.readTask(entry, restore)
+      tasks.append(task)
+      threadCores.append(cores)
+    }
+    self.restore = restore
+    self.tasks = tasks
+    self.threadCores = threadCores
+  }
+
+  private static func open(_ path: String) throws(Failure) -> ImageDirectory {
+    guard access(path, F_OK) == 0 else {
+      throw Failure(
+        "the images folder \(path)", Errno(rawValue: errno),
+        advice: "Give the folder of a checkpoint with --images.")
+    }
+    guard access(path + "/inventory.img", F_OK) == 0 else {
+      throw Failure(
+        "\(path) is not a checkpoint: it has no inventory.img",
+        advice: "The dump did not finish, or this is another folder; give a complete one with --images.",
+        errno: .noSuchFileOrDirectory)
+    }
+    return try asFailure { () throws(ImageError) in try ImageDirectory(opening: FilePath(path)) }
+  }
+
+  /// What several tasks refer to.
+  private static func readShared(_ restore: RestoreContext) throws(Failure) {
+    for remap in try restore.all(RemapFilePathEntry.self, .remapFilePath, optional: true) {
+      restore.remaps[remap.origId] = remap
+    }
+    for inode in try restore.all(MemfdInodeEntry.self, .memfd, optional: true) {
+      restore.memfdInodes[UInt32(truncatingIfNeeded: inode.inodeId)] = inode
+    }
+    for terminal in try restore.all(TtyInfoEntry.self, .ttyInfo, optional: true) {
+      restore.terminals[terminal.id] = terminal
+    }
+    if let seccomp = try restore.all(SeccompEntry.self, .seccomp, optional: true).first {
+      restore.seccomp = seccomp
+    }
+    restore.pipeData = try pipeData(.pipesData, restore)
+    restore.fifoData = try pipeData(.fifoData, restore)
+  }
+
+  private static func pipeData(_ file: ImageFile, _ restore: RestoreContext) throws(Failure) -> [UInt32: (
+    PipeDataEntry, [UInt8]
+  )] {
+    var data: [UInt32: (PipeDataEntry, [UInt8])] = [:]
+    guard restore.directory.contains(file) else { return data }
+    do {
+      var image = try ImageReader(file, in: restore.directory)
+      while let entry = try image.next(PipeDataEntry.self) {
+        data[entry.pipeId] = (entry, try image.raw(Int(entry.bytes)))
+      }
+    } catch {
+      throw Failure(error)
+    }
+    return data
+  }
+
+  private static func readTask(_ entry: PstreeEntry, _ restore: RestoreContext) throws(Failure) -> (
+    RestoredTask, [CoreEntry]
+  ) {
+    let core = try restore.one(CoreEntry.self, .core(entry.pid))
+    guard core.mtype == .x86_64 else {
+      throw Failure("core-\(entry.pid).img: made on the architecture \(core.mtype); this is x86-64")
+    }
+    guard core.tc != nil else {
+      throw Failure("core-\(entry.pid).img: the part of the process (tc) is missing")
+    }
+    if core.tc?.taskState == 2 || core.tc?.taskState == 6 {
+      return (RestoredTask(pid: entry.pid, core: core, ids: TaskKobjIdsEntry()), [core])
+    }
+    let ids: TaskKobjIdsEntry
+    if let inside = core.ids {
+      ids = inside
+    } else {
+      ids = try restore.one(TaskKobjIdsEntry.self, .ids(entry.pid))
+    }
+    let task = RestoredTask(pid: entry.pid, core: core, ids: ids)
+    task.memory = try restore.one(MmEntry.self, .mm(entry.pid))
+    task.fs = try restore.all(FsEntry.self, .fs(entry.pid), optional: true).first
+    task.descriptors = try restore.all(FdinfoEntry.self, .fdinfo(ids.filesId), optional: true)
+    try readPagemap(task, restore)
+    var cores = [core]
+    for tid in entry.threads where tid != entry.pid {
+      cores.append(try restore.one(CoreEntry.self, .core(tid)))
+    }
+    for (i, core) in cores.enumerated() where core.threadInfo == nil || core.threadCore == nil {
+      let tid = i == 0 ? entry.pid : entry.threads.filter { $0 != entry.pid }[i - 1]
+      throw Failure(
+        "core-\(tid).img: the registers (thread_info) or the thread's part (thread_core) are missing")
+    }
+    return (task, cores)
+  }
+
+  private static func readPagemap(_ task: RestoredTask, _ restore: RestoreContext) throws(Failure) {
+    do throws(ImageError) {
+      var image = try ImageReader(.pagemap(task.pid), in: restore.directory)
+      guard let head = try image.next(PagemapHead.self) else {
+        throw ImageError(file: image.file.fileName, .missing(message: "pagemap_head"))
+      }
+      task.pagesID = head.pagesId
+      while let entry = try image.next(PagemapEntry.self) { task.pagemap.append(entry) }
+    } catch {
+      throw Failure(error)
+    }
+    let size: UInt64
+    if restore.directory.contains(.pages(task.pagesID)) {
+      size = try about("pages-\(task.pagesID).img") { () throws(Errno) in
+        UInt64(
+          try fstat(at: restore.directory.descriptor.rawValue, ImageFile.pages(task.pagesID).fileName).st_size
+        )
+      }
+    } else {
+      size = 0
+    }
+    try task.checkPages(size: size)
+  }
+}
+
+extension RestoreContext {
+  /// The only entry of an image.
+  func one<M: ImageMessage>(_ type: M.Type, _ file: ImageFile) throws(Failure) -> M {
+    try asFailure { () throws(ImageError) in try directory.read(type, from: file) }
+  }
+
+  /// All entries of an image; none if it is optional and not there.
+  func all<M: ImageMessage>(_ type: M.Type, _ file: ImageFile, optional: Bool = false) throws(Failure) -> [M]
+  {
+    if optional && !directory.contains(file) { return [] }
+    return try asFailure { () throws(ImageError) in try directory.readAll(type, from: file) }
+  }
+}

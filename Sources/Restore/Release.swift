@@ -1,0 +1,91 @@
+import CLinux
+import Checkpoint
+import Glibc
+import Linux
+import Resources
+import SystemPackage
+import Tracee
+
+/// The last step: every thread gets its registers, every process loses the executors' area, and all are let go at once.
+struct Release {
+  let construction: Construction
+  private var tasks: [RestoredTask] { construction.plan.tasks.filter { !$0.isZombie } }
+
+  func run() throws(Failure) {
+    for task in tasks {
+      for thread in task.threads { try attach(thread, task) }
+    }
+    for task in tasks {
+      for thread in task.threads {
+        try about("\(task.description): stopping thread \(thread.tid)") { () throws(Errno) in
+          try stop(thread.tracerTID)
+        }
+      }
+    }
+    for task in tasks {
+      for thread in task.threads.reversed() { try dress(thread, task) }
+    }
+    letGo()
+  }
+
+  private func attach(_ thread: RestoredThread, _ task: RestoredTask) throws(Failure) {
+    try about("\(task.description): attaching to thread \(thread.tid)") { () throws(Errno) in
+      if !thread.isAttached { try Ptrace.seize(thread.tracerTID, .exitKill) }
+      thread.isAttached = true
+      try Ptrace.interrupt(thread.tracerTID)
+    }
+  }
+
+  private func stop(_ tid: Int32) throws(Errno) {
+    while true {
+      switch try Ptrace.wait(tid) {
+      case .event: return
+      case .exited: throw .noSuchProcess
+      case .trap, .signal: try Ptrace.cont(tid)
+      }
+    }
+  }
+
+  /// The leader comes last: with its last call the area goes, under all threads.
+  private func dress(_ thread: RestoredThread, _ task: RestoredTask) throws(Failure) {
+    guard let info = thread.core.threadInfo, let vdso = task.vdso.vdso, let offset = VDSO.syscallOffset else {
+      return
+    }
+    let tid = thread.tracerTID
+    try about("\(task.description): giving thread \(thread.tid) its registers") { () throws(Errno) in
+      if thread.isLeader {
+        var registers = try Ptrace.registers(tid)
+        registers = registers.calling(
+          __NR_munmap, at: vdso.lowerBound + offset, construction.plan.areaAddress,
+          UInt64(construction.area.size))
+        try Ptrace.setRegisters(tid, registers)
+        var stepped = false
+        while !stepped {
+          try Ptrace.singleStep(tid)
+          switch try Ptrace.wait(tid) {
+          case .trap: stepped = true
+          case .event: continue
+          case .exited, .signal: throw .noSuchProcess
+          }
+        }
+        let result = try Ptrace.registers(tid).result
+        if result < 0 { throw Errno(rawValue: Int32(-result)) }
+      }
+      try Ptrace.setExtendedState(tid, CPUState.extendedState(of: info, over: try Ptrace.extendedState(tid)))
+      let mask = thread.core.threadCore?.blkSigset ?? thread.core.tc?.blkSigset ?? 0
+      try Ptrace.setSignalMask(tid, mask)
+      try Ptrace.setRegisters(tid, CPUState.registers(of: info))
+    }
+  }
+
+  /// Until the first line here an error ends everything; from the last line on the tree runs. In between only the options
+  /// change that would end a task with this process.
+  private func letGo() {
+    for task in tasks {
+      for thread in task.threads { try? Ptrace.setOptions(thread.tracerTID, []) }
+      if task.isStopped { kill(task.tracerPID, Int32(task.core.tc?.stopSigno ?? UInt32(SIGSTOP))) }
+    }
+    // An error says that somebody killed the task in this moment.
+    for task in tasks { for thread in task.threads { try? Ptrace.detach(thread.tracerTID) } }
+  }
+}

@@ -1,0 +1,140 @@
+import ArgumentParser
+import Checkpoint
+import Glibc
+import Linux
+import SystemPackage
+
+/// What every command that works on images takes.
+struct CommonOptions: ParsableArguments {
+  @Option(
+    name: [.customShort("D"), .customLong("images-dir"), .customLong("images")],
+    help: "The folder of the image files.")
+  var images: String = "."
+
+  @Option(
+    name: [.customShort("W"), .long],
+    help: "The folder for logs and statistics; the images folder if not given.")
+  var workDir: String?
+
+  @Option(name: [.customShort("o"), .long], help: "Write details to this file in the work folder.")
+  var logFile: String?
+
+  @Option(name: [.customShort("v"), .customLong("verbosity")], help: "How much to write to the log, 0 to 4.")
+  var verbosity: Int = 2
+
+  @Flag(inversion: .prefixedNo, help: "Print the statistics.")
+  var displayStats = false
+
+  @Flag(inversion: .prefixedNo, help: "Print results and errors as JSON.")
+  var json = false
+
+  func validate() throws {
+    guard (0...4).contains(verbosity) else { throw ValidationError("The verbosity goes from 0 to 4.") }
+  }
+}
+
+/// What a command says, and how it ends.
+struct Output {
+  private let options: CommonOptions
+  private let log: Int32?
+
+  init(_ options: CommonOptions) throws {
+    self.options = options
+    guard let name = options.logFile else {
+      log = nil
+      return
+    }
+    let folder = options.workDir ?? options.images
+    let path = name.hasPrefix("/") ? name : folder + "/" + name
+    mkdir(folder, 0o700)
+    let fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
+    if fd < 0 {
+      let errno = Errno(rawValue: errno)
+      Self.write("cannot open the log file \(path): \(errno.nameAndText)\n", to: 2)
+      throw ExitCode(1)
+    }
+    log = fd
+  }
+
+  /// Runs a command and, if it fails, says so: one line of cause, one line of what to do, exit status 1.
+  func reporting(_ body: () throws -> Void) throws {
+    do {
+      try body()
+    } catch let failure as Failure {
+      if options.json {
+        Self.write(
+          "{\"error\":{\"cause\":\(json(failure.cause)),\"advice\":\(json(failure.advice)),\"errno\":\(failure.errno?.rawValue ?? 0)}}\n",
+          to: 1)
+      } else {
+        Self.write(
+          "swift-restore: \(failure.cause)\n" + (failure.advice.isEmpty ? "" : "  \(failure.advice)\n"), to: 2
+        )
+      }
+      if let log { Self.write("Error: \(failure.description)\n", to: log) }
+      throw ExitCode(1)
+    }
+  }
+
+  func warn(_ warnings: [String]) {
+    for warning in warnings {
+      if let log, options.verbosity >= 1 { Self.write("Warning: \(warning)\n", to: log) }
+      if !options.json && options.verbosity >= 1 { Self.write("swift-restore: warning: \(warning)\n", to: 2) }
+    }
+  }
+
+  func show(_ s: DumpStatsEntry) {
+    let rows: [(String, String, UInt64)] = [
+      ("freezing_time", "Freezing time, µs", UInt64(s.freezingTime)),
+      ("frozen_time", "Frozen time, µs", UInt64(s.frozenTime)),
+      ("memdump_time", "Memory dump time, µs", UInt64(s.memdumpTime)),
+      ("memwrite_time", "Memory write time, µs", UInt64(s.memwriteTime)),
+      ("pages_scanned", "Pages scanned", s.pagesScanned), ("pages_written", "Pages written", s.pagesWritten),
+      ("shpages_written", "Shared pages written", s.shpagesWritten ?? 0),
+    ]
+    show("dump", rows)
+  }
+
+  func show(_ s: RestoreStatsEntry) {
+    show(
+      "restore",
+      [
+        ("forking_time", "Forking time, µs", UInt64(s.forkingTime)),
+        ("restore_time", "Restore time, µs", UInt64(s.restoreTime)),
+        ("pages_restored", "Pages restored", s.pagesRestored ?? 0),
+      ])
+  }
+
+  private func show(_ name: String, _ rows: [(String, String, UInt64)]) {
+    if let log, options.verbosity >= 2 {
+      for (_, label, value) in rows { Self.write("\(label): \(value)\n", to: log) }
+    }
+    if options.json {
+      Self.write("{\"\(name)\":{" + rows.map { "\"\($0.0)\":\($0.2)" }.joined(separator: ",") + "}}\n", to: 1)
+    } else if options.displayStats {
+      for (_, label, value) in rows { Self.write("\(label): \(value)\n", to: 1) }
+    }
+  }
+
+  /// A JSON string.
+  func json(_ text: String) -> String {
+    var out = "\""
+    for scalar in text.unicodeScalars {
+      switch scalar {
+      case "\"": out += "\\\""
+      case "\\": out += "\\\\"
+      case "\n": out += "\\n"
+      case "\t": out += "\\t"
+      case _ where scalar.value < 0x20:
+        let hex = String(scalar.value, radix: 16)
+        out += "\\u" + String(repeating: "0", count: 4 - hex.count) + hex
+      default: out.unicodeScalars.append(scalar)
+      }
+    }
+    return out + "\""
+  }
+
+  static func write(_ text: String, to fd: Int32) {
+    var text = text
+    text.withUTF8 { _ = Glibc.write(fd, $0.baseAddress, $0.count) }
+  }
+}

@@ -1,0 +1,66 @@
+import ArgumentParser
+import Dump
+import Linux
+import Resources
+
+struct DumpCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "dump", abstract: "Freeze a process tree, write it to image files, and end it.")
+
+  @Option(name: [.customShort("t"), .customLong("tree"), .customLong("pid")], help: "The root of the tree.")
+  var pid: Int32
+
+  @OptionGroup var common: CommonOptions
+
+  @Flag(name: [.customShort("R"), .long], inversion: .prefixedNo, help: "Let the tree run on afterwards.")
+  var leaveRunning = false
+
+  @Flag(name: [.customShort("s"), .long], inversion: .prefixedNo, help: "Leave the tree stopped afterwards.")
+  var leaveStopped = false
+
+  @Flag(
+    name: [.customShort("j"), .long], inversion: .prefixedNo,
+    help: "The session or terminal belongs to a shell outside of the tree.")
+  var shellJob = false
+
+  @Option(help: "The largest deleted file to keep, in bytes; K, M and G may follow.")
+  var ghostLimit: ByteCount = ByteCount(bytes: 1 << 20)
+
+  @Option(help: "Give up after so many seconds of freezing.")
+  var timeout: Int = 10
+
+  func run() throws {
+    let output = try Output(common)
+    try output.reporting {
+      var options = DumpOptions()
+      options.pid = pid
+      options.leaveRunning = leaveRunning
+      options.leaveStopped = leaveStopped
+      options.shellJob = shellJob
+      options.ghostLimit = ghostLimit.bytes
+      options.timeout = timeout
+      Interruption.hold()
+      let (statistics, warnings) = try Dump.run(options, images: common.images)
+      output.warn(warnings)
+      output.show(statistics)
+    }
+  }
+}
+
+/// A number of bytes as people write it: 1048576, 1024K, 1M.
+struct ByteCount: ExpressibleByArgument, CustomStringConvertible {
+  var bytes: UInt64
+
+  init(bytes: UInt64) { self.bytes = bytes }
+
+  init?(argument: String) {
+    let units: [Character: UInt64] = ["K": 1 << 10, "M": 1 << 20, "G": 1 << 30]
+    let unit = argument.last.flatMap { units[Character($0.uppercased())] }
+    guard let number = UInt64(unit == nil ? argument : String(argument.dropLast())) else { return nil }
+    let (bytes, overflow) = number.multipliedReportingOverflow(by: unit ?? 1)
+    if overflow { return nil }
+    self.bytes = bytes
+  }
+
+  var description: String { bytes % (1 << 20) == 0 ? "\(bytes >> 20)M" : "\(bytes)" }
+}

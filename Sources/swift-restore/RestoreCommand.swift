@@ -1,0 +1,68 @@
+import ArgumentParser
+import Checkpoint
+import Glibc
+import Linux
+import Resources
+import Restore
+
+struct RestoreCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "restore", abstract: "Bring a process tree back from image files.")
+
+  @OptionGroup var common: CommonOptions
+
+  @Flag(
+    name: [.customShort("d"), .customLong("restore-detached"), .customLong("detach")], inversion: .prefixedNo,
+    help: "Return when the tree runs, instead of waiting for it and exiting with its status.")
+  var detach = false
+
+  @Flag(
+    name: [.customShort("S"), .long], inversion: .prefixedNo,
+    help: "Make the root a child of swift-restore's parent.")
+  var restoreSibling = false
+
+  @Flag(
+    name: [.customShort("j"), .long], inversion: .prefixedNo,
+    help: "Sessions and terminals from outside of the tree are this shell's.")
+  var shellJob = false
+
+  @Option(help: "Write the root's PID to this file.")
+  var pidfile: String?
+
+  @Option(help: "Compare files with what was recorded of them: build-id (and size) or none.")
+  var fileValidation: FileValidation = .buildID
+
+  func run() throws {
+    let output = try Output(common)
+    var status: Int32 = 0
+    try output.reporting {
+      var options = RestoreOptions()
+      options.detach = detach
+      options.sibling = restoreSibling
+      options.shellJob = shellJob
+      options.validateFiles = fileValidation != .none
+      let result = try Restore.run(options, images: common.images)
+      output.warn(result.warnings)
+      output.show(result.statistics)
+      if let pidfile { try write(result.root, to: pidfile) }
+      if !detach && !restoreSibling { status = Restore.wait(result.root) }
+    }
+    // As a shell says it: the exit status, or 128 and the signal.
+    let code = status & 0x7f == 0 ? (status >> 8) & 0xff : 128 + (status & 0x7f)
+    if code != 0 { throw ExitCode(code) }
+  }
+
+  private func write(_ pid: Int32, to path: String) throws(Failure) {
+    let name = path.hasPrefix("/") ? path : (common.workDir ?? common.images) + "/" + path
+    let fd = open(name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
+    guard fd >= 0 else { throw Failure("the pidfile \(name)", .init(rawValue: errno)) }
+    Output.write("\(pid)", to: fd)
+    close(fd)
+  }
+}
+
+enum FileValidation: String, ExpressibleByArgument {
+  case buildID = "build-id"
+  case fileSize = "filesize"
+  case none
+}

@@ -1,0 +1,130 @@
+import Foundation
+import SystemPackage
+import Testing
+
+@testable import Checkpoint
+
+struct ImageDirectoryTests {
+  @Test("Files are named as the format has it")
+  func names() {
+    let files: [ImageFile] = [
+      .inventory, .core(42), .pagemapShmem(3), .ghostFile(0xab), .tcpStream(0x1f2e), .tmpfs(7), .ipcVar(5),
+      .statsDump,
+    ]
+    #expect(
+      files.map(\.fileName) == [
+        "inventory.img", "core-42.img", "pagemap-shmem-3.img", "ghost-file-ab.img", "tcp-stream-1f2e.img",
+        "tmpfs-7.tar.gz.img", "ipcns-var-5.img", "stats-dump",
+      ])
+  }
+
+  @Test("Nobody else can read the images")
+  func modes() throws {
+    let temporary = try TemporaryDirectory()
+    let folder = temporary.path + "/images"
+    let images = try ImageDirectory(creating: FilePath(folder))
+    var buffer = ImageBuffer()
+    try images.write(FsEntry(), to: .fs(1), using: &buffer)
+    try images.create(.pages(1)).close()
+    #expect(try mode(folder) == 0o700)
+    #expect(try mode(folder + "/fs-1.img") == 0o600)
+    #expect(try mode(folder + "/pages-1.img") == 0o600)
+  }
+
+  @Test("An image replaces one that was there, and does not write into it")
+  func replaces() throws {
+    let temporary = try TemporaryDirectory()
+    let images = try temporary.images()
+    let old = temporary.path + "/elsewhere"
+    try Data("precious".utf8).write(to: URL(fileURLWithPath: old))
+    try #require(link(old, temporary.path + "/fs-1.img") == 0)
+    var buffer = ImageBuffer()
+    try images.write(FsEntry(), to: .fs(1), using: &buffer)
+    #expect(try String(contentsOfFile: old, encoding: .utf8) == "precious")
+    let new = try images.read(FsEntry.self, from: .fs(1))
+    #expect(new == FsEntry())
+  }
+
+  @Test("The inventory comes last, and a new dump into the same folder takes it away first")
+  func inventory() throws {
+    let temporary = try TemporaryDirectory()
+    let images = try temporary.images()
+    var inventory = InventoryEntry()
+    inventory.imgVersion = 2
+    inventory.toolVersion = "test"
+    var buffer = ImageBuffer()
+    try images.writeInventory(inventory, sync: true, using: &buffer)
+    let (there, read) = (images.contains(.inventory), try images.read(InventoryEntry.self, from: .inventory))
+    #expect(there)
+    #expect(read == inventory)
+    #expect(try FileManager.default.contentsOfDirectory(atPath: temporary.path) == ["inventory.img"])
+
+    let again = try temporary.images()
+    let stillThere = again.contains(.inventory)
+    #expect(!stillThere)
+  }
+
+  @Test("Entries, raw bytes and what is written to the descriptor come back in order, whatever their size")
+  func mixedContent() throws {
+    let temporary = try TemporaryDirectory()
+    let images = try temporary.images()
+    let sizes = [0, 1, 4095, 70_000, 300_000, 3]
+    var writer = try ImageWriter(.pipesData, in: images)
+    for size in sizes {
+      var entry = PipeDataEntry()
+      entry.bytes = UInt32(size)
+      try writer.append(entry)
+      let bytes = (0..<size).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ size) }
+      if size == 4095 {
+        try writer.appendRaw { file throws(ImageError) in
+          #expect(bytes.withUnsafeBytes { Glibc.write(file.rawValue, $0.baseAddress, $0.count) } == size)
+        }
+      } else {
+        try writer.append(raw: bytes)
+      }
+    }
+    let buffer = try writer.finish()
+
+    var reader = try ImageReader(.pipesData, in: images)
+    for size in sizes {
+      let entry = try #require(try reader.next(PipeDataEntry.self))
+      #expect(Int(entry.bytes) == size)
+      if size == 70_000 {
+        let start = try reader.skip(size)
+        let offset = reader.offset
+        #expect(start == offset - size)
+      } else {
+        let bytes = try reader.raw(size)
+        #expect(bytes == (0..<size).map { UInt8(truncatingIfNeeded: $0 &* 7 &+ size) })
+      }
+    }
+    let (end, count) = (try reader.next(PipeDataEntry.self), reader.entry)
+    #expect(end == nil)
+    #expect(count == sizes.count)
+
+    let next = try ImageWriter(.pstree, in: images, buffer: buffer)
+    try next.finish()
+    let tree = try images.readAll(PstreeEntry.self, from: .pstree)
+    #expect(tree.isEmpty)
+  }
+
+  @Test("What is not there is said by name")
+  func missing() throws {
+    let temporary = try TemporaryDirectory()
+    let images = try temporary.images()
+    #expect(throws: ImageError(file: "core-7.img", .system(call: "open", .noSuchFileOrDirectory))) {
+      try images.read(CoreEntry.self, from: .core(7))
+    }
+    var buffer = ImageBuffer()
+    try images.write([CoreEntry](), to: .core(7), using: &buffer)
+    #expect(throws: ImageError(file: "core-7.img", .missing(message: "CoreEntry"))) {
+      try images.read(CoreEntry.self, from: .core(7))
+    }
+    #expect(throws: ImageError.self) { _ = try ImageDirectory(opening: FilePath(temporary.path + "/no")) }
+  }
+
+  private func mode(_ path: String) throws -> Int {
+    let attributes = try FileManager.default.attributesOfItem(atPath: path)
+    return try #require(attributes[.posixPermissions] as? Int)
+  }
+}
