@@ -70,6 +70,9 @@ let package = Package(
     .testTarget(
       name: "TraceeTests", dependencies: ["Tracee", "Linux", "CLinux", system], swiftSettings: strict),
     .testTarget(
+      name: "ResourcesTests",
+      dependencies: ["Resources", "Tracee", "Checkpoint", "Linux", "CLinux", system], swiftSettings: strict),
+    .testTarget(
       name: "LiveTests", dependencies: ["Linux", "CLinux", system], exclude: ["Programs"],
       swiftSettings: strict),
   ]

@@ -97,7 +97,7 @@ void   img__eventpoll_file_entry__free_unpacked
   assert(message->base.descriptor == &img__eventpoll_file_entry__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
-static const ProtobufCFieldDescriptor img__eventpoll_tfd_entry__field_descriptors[7] =
+static const ProtobufCFieldDescriptor img__eventpoll_tfd_entry__field_descriptors[9] =
 {
   {
     "id",
@@ -183,20 +183,47 @@ static const ProtobufCFieldDescriptor img__eventpoll_tfd_entry__field_descriptor
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "adder",
+    1000,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Img__EventpollTfdEntry, has_adder),
+    offsetof(Img__EventpollTfdEntry, adder),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "source",
+    1001,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Img__EventpollTfdEntry, has_source),
+    offsetof(Img__EventpollTfdEntry, source),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned img__eventpoll_tfd_entry__field_indices_by_name[] = {
+  7,   /* field[7] = adder */
   3,   /* field[3] = data */
   4,   /* field[4] = dev */
   2,   /* field[2] = events */
   0,   /* field[0] = id */
   5,   /* field[5] = inode */
   6,   /* field[6] = pos */
+  8,   /* field[8] = source */
   1,   /* field[1] = tfd */
 };
-static const ProtobufCIntRange img__eventpoll_tfd_entry__number_ranges[1 + 1] =
+static const ProtobufCIntRange img__eventpoll_tfd_entry__number_ranges[2 + 1] =
 {
   { 1, 0 },
-  { 0, 7 }
+  { 1000, 7 },
+  { 0, 9 }
 };
 const ProtobufCMessageDescriptor img__eventpoll_tfd_entry__descriptor =
 {
@@ -206,10 +233,10 @@ const ProtobufCMessageDescriptor img__eventpoll_tfd_entry__descriptor =
   "Img__EventpollTfdEntry",
   "img",
   sizeof(Img__EventpollTfdEntry),
-  7,
+  9,
   img__eventpoll_tfd_entry__field_descriptors,
   img__eventpoll_tfd_entry__field_indices_by_name,
-  1,  img__eventpoll_tfd_entry__number_ranges,
+  2,  img__eventpoll_tfd_entry__number_ranges,
   (ProtobufCMessageInit) img__eventpoll_tfd_entry__init,
   NULL,NULL,NULL    /* reserved[123] */
 };

@@ -8,6 +8,8 @@ public struct ProcStat: Equatable, Sendable {
   public var pgrp: Int32 = 0
   public var session: Int32 = 0
   public var ttyNumber: UInt32 = 0
+  /// The foreground process group of the controlling terminal; -1 without one.
+  public var foregroundGroup: Int32 = -1
   public var flags: UInt32 = 0
   public var threadCount: Int = 0
   public var startTime: UInt64 = 0
@@ -53,6 +55,7 @@ public struct ProcStat: Equatable, Sendable {
       case 5: pgrp = small
       case 6: session = small
       case 7: ttyNumber = UInt32(truncatingIfNeeded: value)
+      case 8: foregroundGroup = small
       case 9: flags = UInt32(truncatingIfNeeded: value)
       case 20: threadCount = Int(truncatingIfNeeded: value)
       case 22: startTime = value

@@ -77,6 +77,8 @@ public enum KernelObject: Int32, Sendable {
   case files = 2
   case fs = 3
   case sighand = 4
+  /// A file, and the target of an epoll item.
+  case epollTarget = 7
 }
 
 /// Orders two kernel objects: 0 equal, negative or positive otherwise (man 2 kcmp).

@@ -111,9 +111,11 @@ public enum DescriptorTable {
     guard let leader = task.threads.first else { return }
     for entry in task.descriptors {
       let file = try restore.entry(entry.id, for: "task \(task.pid)")
-      sequence.makeRoom(calls: 64, bytes: 4096)
-      try restore.kind(of: file).complete(
-        file, number: Int32(entry.fd), in: leader, restore, &sequence.current)
+      let kind = try restore.kind(of: file)
+      repeat {
+        sequence.makeRoom(calls: 64, bytes: 4096)
+        try kind.complete(file, number: Int32(entry.fd), in: leader, restore, &sequence.current)
+      } while restore.unfinished.contains(entry.id)
     }
   }
 }

@@ -17,6 +17,8 @@ public final class DumpContext {
   public var remaps: [RemapFilePathEntry] = []
   public var terminals: [TtyInfoEntry] = []
   var ghosts: [FileTable.Key: UInt32] = [:]
+  /// Named pipes that have been recorded, and their pipe_id.
+  var fifos: [FileTable.Key: UInt32] = [:]
   /// Files behind mappings, by what maps shows of them, so that a library is looked at once for the whole tree.
   struct MappedFile: Hashable {
     var major: UInt32
@@ -29,6 +31,8 @@ public final class DumpContext {
   /// Anonymous shared mappings whose content is to be written, each through the first task that has it.
   public var sharedSegments: [(pid: Int32, mapping: Mapping)] = []
   public var shmems = SharedMemoryTable()
+  /// The processes of the tree that have a descriptor table of their own, in the tracer's PID namespace.
+  public var processes: [Int32] = []
   /// Image numbers that are given out one after the other.
   private var numbers: [String: UInt32] = [:]
   public var statistics = DumpStatsEntry()

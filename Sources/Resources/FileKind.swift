@@ -28,11 +28,15 @@ public protocol FileKind: SendableMetatype {
   /// Makes the description again, in the tracer.
   static func open(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) -> Descriptor
 
-  /// Appends what a task must do itself once all its descriptors are in place; `number` is one of them.
+  /// Appends what a task must do itself once all its descriptors are in place; `number` is one of them. Asked
+  /// again with an empty program as long as ``RestoreContext/unfinished`` holds the entry's ID.
   static func complete(
     _ entry: FileEntry, number: Int32, in task: RestoredThread, _ restore: RestoreContext,
     _ program: inout SyscallProgram
   ) throws(Failure)
+
+  /// What is left to be done once every task has its memory and its descriptors; asked once, just before the release.
+  static func finish(_ restore: RestoreContext) throws(Failure)
 }
 
 extension FileKind {
@@ -42,10 +46,14 @@ extension FileKind {
     _ entry: FileEntry, number: Int32, in task: RestoredThread, _ restore: RestoreContext,
     _ program: inout SyscallProgram
   ) throws(Failure) {}
+  public static func finish(_ restore: RestoreContext) throws(Failure) {}
 }
 
 /// All kinds that can be dumped and restored.
-public let fileKinds: [any FileKind.Type] = [Pipe.self, RegularFile.self]
+public let fileKinds: [any FileKind.Type] = [
+  Pipe.self, RegularFile.self, EventFD.self, Epoll.self, TimerFD.self, SignalFD.self, MemFD.self, Fifo.self,
+  Terminal.self,
+]
 
 /// A file description of the tree under dump, seen through one of its descriptors, or through a mapping or a link that
 /// holds a file without one.
@@ -67,6 +75,12 @@ public struct DumpedFile {
   public var description: String {
     number >= 0
       ? "task \(pid): descriptor \(number) -> \(linkText)" : "task \(pid): \(procPath) -> \(linkText)"
+  }
+
+  /// Who gets the description's signals.
+  func owner() throws(Failure) -> FownEntry {
+    let duplicate = try duplicate()
+    return try about("reading its owner") { () throws(Errno) in try FownEntry(of: duplicate.rawValue) }
   }
 
   /// The file type bits of st_mode.
@@ -121,6 +135,25 @@ public struct FdInfo: Sendable {
       return line.dropFirst(key.utf8.count + 1).drop { $0 == 0x20 || $0 == 0x09 }.map { $0 }.text
     }
     return nil
+  }
+
+  /// The number that follows `key:`; `nil` if there is no such line, or no number in it.
+  func number(_ key: String, radix: Int = 10) -> UInt64? {
+    value(key).flatMap { UInt64($0, radix: radix) }
+  }
+}
+
+extension FileEntry {
+  init(_ type: FdTypes, _ id: UInt32) {
+    self.init()
+    self.type = type
+    self.id = id
+  }
+
+  /// The part of an entry that its type promises.
+  func part<Part>(_ part: Part?) throws(Failure) -> Part {
+    guard let part else { throw Failure("files.img: file \(id) is of the kind \(type) without its part") }
+    return part
   }
 }
 

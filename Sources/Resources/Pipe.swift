@@ -80,7 +80,7 @@ public enum Pipe: FileKind {
       let name = "pipe \(pipe.pipeId) "
       if restore.kept(name + "read") == nil {
         let ends = try PipeEnds(flags: O_NONBLOCK)
-        try fill(ends.write.rawValue, pipe.pipeId, restore)
+        try fill(ends.write.rawValue, restore.pipeData[pipe.pipeId])
         let (read, write) = ends.release()
         restore.keep(Descriptor(read), as: name + "read")
         restore.keep(Descriptor(write), as: name + "write")
@@ -95,8 +95,9 @@ public enum Pipe: FileKind {
     }
   }
 
-  private static func fill(_ writeEnd: Int32, _ pipeID: UInt32, _ restore: RestoreContext) throws(Errno) {
-    guard let (data, bytes) = restore.pipeData[pipeID] else { return }
+  /// Gives a pipe its size and content; leaves it in packet mode if packets were put in.
+  static func fill(_ writeEnd: Int32, _ content: (PipeDataEntry, [UInt8])?) throws(Errno) {
+    guard let (data, bytes) = content else { return }
     if let size = data.size, size != 0 { try syscall(__NR_fcntl, Int(writeEnd), F_SETPIPE_SZ, Int(size)) }
     if !data.packets.isEmpty {
       try syscall(__NR_fcntl, Int(writeEnd), Int(F_SETFL), Int(O_NONBLOCK | O_DIRECT))

@@ -20,11 +20,16 @@ public final class RestoreContext {
   public var linksToRemove: Set<String> = []
   public var seccomp = SeccompEntry()
   public var sharedMemory = RestoredSharedMemory()
+  /// IDs of descriptions whose kind has more for a task to do than fitted into its program (``FileKind/complete``).
+  public var unfinished: Set<UInt32> = []
   /// Bytes of each anonymous shared mapping: as many as the farthest mapping of it reaches.
   public var sharedMemorySizes: [UInt64: UInt64] = [:]
   /// The descriptors that every stub inherits.
   public var service = ServiceDescriptors()
   public var warnings: [String] = []
+
+  /// Items of interest lists that are still to be added, by the ID of their epoll instance.
+  var interestLists: [UInt32: Epoll.InterestList] = [:]
 
   /// Descriptions that have been made, by ID, as descriptors of this process.
   private var opened: [UInt32: Int32] = [:]
@@ -103,6 +108,16 @@ extension FownEntry {
       }
     }
     if signum != 0 { try syscall(__NR_fcntl, Int(fd), F_SETSIG, Int(signum)) }
+  }
+
+  /// The same, with the status flags that can be changed after open(2) (F_SETFL). The owner comes first: O_ASYNC
+  /// would have somebody else's signals begin.
+  func restore(to fd: Int32, flags: UInt32) throws(Errno) {
+    try restore(to: fd)
+    let settable = Int(O_APPEND | O_NONBLOCK | O_ASYNC | O_DIRECT | O_NOATIME)
+    let now = try syscall(__NR_fcntl, Int(fd), Int(F_GETFL))
+    let wanted = now & ~settable | Int(flags) & settable
+    if wanted != now { try syscall(__NR_fcntl, Int(fd), Int(F_SETFL), wanted) }
   }
 }
 

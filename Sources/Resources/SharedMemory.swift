@@ -38,7 +38,8 @@ public struct SharedMemoryTable {
       do throws(Errno) {
         var offset = 0
         while offset < Int(size), let data = try nextData(memory.rawValue, from: offset) {
-          let end = min(data.upperBound, Int(pageAlignUp(size)))
+          // A file may end within a page; its image has whole ones.
+          let end = Int(pageAlignUp(UInt64(data.upperBound)))
           try copy(memory.rawValue, data.lowerBound, end - data.lowerBound, to: out.rawValue)
           map.append(
             PagemapEntry(

@@ -50,10 +50,23 @@ struct  Img__EventpollTfdEntry
   uint64_t inode;
   protobuf_c_boolean has_pos;
   uint64_t pos;
+  /*
+   * The rest says how to add the item, where the epoll instance's first task cannot do it by its own descriptor tfd.
+   */
+  /*
+   * The process that adds it, by its PID in its own PID namespace.
+   */
+  protobuf_c_boolean has_adder;
+  uint32_t adder;
+  /*
+   * The descriptor that the file is open as; its number tfd was closed or reused.
+   */
+  protobuf_c_boolean has_source;
+  uint32_t source;
 };
 #define IMG__EVENTPOLL_TFD_ENTRY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&img__eventpoll_tfd_entry__descriptor) \
-    , 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+    , 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 
 /*

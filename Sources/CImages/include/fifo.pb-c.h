@@ -31,7 +31,7 @@ struct  Img__FifoEntry
   ProtobufCMessage base;
   uint32_t id;
   /*
-   * What its ends share: the inode number.
+   * What its ends share, as in fifo-data.img.
    */
   uint32_t pipe_id;
   /*

@@ -16,6 +16,11 @@ public struct EventpollTfdEntry: ImageMessage {
   public var dev: UInt32?
   public var inode: UInt64?
   public var pos: UInt64?
+  /// The rest says how to add the item, where the epoll instance's first task cannot do it by its own
+  /// descriptor tfd. The process that adds it, by its PID in its own PID namespace.
+  public var adder: UInt32?
+  /// The descriptor that the file is open as; its number tfd was closed or reused.
+  public var source: UInt32?
 
   public init() {}
   public init(decoding bytes: RawSpan, in arena: borrowing ImageArena) throws(ImageError) {
@@ -39,6 +44,8 @@ extension EventpollTfdEntry: CMessage {
     dev = c.pointee.has_dev != 0 ? c.pointee.dev : nil
     inode = c.pointee.has_inode != 0 ? c.pointee.inode : nil
     pos = c.pointee.has_pos != 0 ? c.pointee.pos : nil
+    adder = c.pointee.has_adder != 0 ? c.pointee.adder : nil
+    source = c.pointee.has_source != 0 ? c.pointee.source : nil
   }
 
   func lower(to c: UnsafeMutablePointer<Img__EventpollTfdEntry>, in arena: borrowing ImageArena) {
@@ -58,6 +65,14 @@ extension EventpollTfdEntry: CMessage {
     if let pos {
       c.pointee.has_pos = 1
       c.pointee.pos = pos
+    }
+    if let adder {
+      c.pointee.has_adder = 1
+      c.pointee.adder = adder
+    }
+    if let source {
+      c.pointee.has_source = 1
+      c.pointee.source = source
     }
   }
 }

@@ -7,7 +7,7 @@ import CProtobufC
 /// An end of a named pipe.
 public struct FifoEntry: ImageMessage {
   public var id: UInt32 = 0
-  /// What its ends share: the inode number.
+  /// What its ends share, as in fifo-data.img.
   public var pipeId: UInt32 = 0
   /// The reg_file_entry that says how it was opened.
   public var regfId: UInt32?
