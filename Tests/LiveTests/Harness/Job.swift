@@ -72,7 +72,8 @@ final class Job {
     mkdir(images, 0o777)
     tree = Processes.tree(of: pid)
     seen.formUnion(tree)
-    return try Tool.run(
+    return try runTool(
+      "dump.log", in: folder ?? images,
       ["dump", "-t", "\(pid)", "-D", folder ?? images, "-o", "dump.log", "-v4"] + extraOptions + options,
       prefix: prefix)
   }
@@ -86,8 +87,20 @@ final class Job {
   }
 
   func tryRestore(_ options: [String] = [], from folder: String? = nil) throws -> Tool.Outcome {
-    try Tool.run(
+    try runTool(
+      "restore.log", in: folder ?? images,
       ["restore", "-D", folder ?? images, "-o", "restore.log", "-v4", "-d"] + extraOptions + options)
+  }
+
+  /// CRIU tells its errors to its log only.
+  private func runTool(_ log: String, in folder: String, _ arguments: [String], prefix: [String] = []) throws
+    -> Tool.Outcome
+  {
+    let outcome = try Tool.run(arguments, prefix: prefix)
+    guard Tool.isCRIU else { return outcome }
+    let lines = (Files.text("\(folder)/\(log)") ?? "").split(separator: "\n").filter { $0.contains("Error") }
+    return Tool.Outcome(
+      code: outcome.code, output: outcome.output, errors: outcome.errors + lines.joined(separator: "\n"))
   }
 
   /// Seconds for which the tree was frozen at least and at most.
