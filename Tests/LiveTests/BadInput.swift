@@ -158,11 +158,6 @@ extension Live {
       }
     }
 
-    /// What failed halfway may have come to this process as a zombie, which it reaps; nothing else may be there.
-    private func expectNothingLeft(_ job: Job) {
-      #expect(throws: Never.self) { try job.expectGone(seconds: 1) }
-    }
-
     @Test func restoreFromAMissingFolder() throws {
       expectRefusal(
         try Tool.run(["restore", "-D", "/tmp/live.nowhere", "-d"]), naming: ["ENOENT", "/tmp/live.nowhere"])
@@ -172,7 +167,7 @@ extension Live {
       try withDumpedSleep { job in
         unlink(job.images + "/inventory.img")
         expectRefusal(try job.tryRestore(), naming: ["inventory.img"])
-        expectNothingLeft(job)
+        try job.expectNothingLeft()
       }
     }
 
@@ -201,8 +196,8 @@ extension Live {
               wrong.append(
                 "\(name) cut at \(length) of \(whole.count): exit \(outcome.code) \(outcome.errors)")
             }
-            if outcome.code == 0 { Processes.end(allOf: job.folder, and: Set(job.tree)) }
-            try job.expectGone(seconds: 1)
+            if outcome.code == 0 { job.endAll() }
+            try job.expectNothingLeft()
           }
           try Files.write(whole, to: path)
         }
@@ -228,8 +223,8 @@ extension Live {
             if outcome.code > 1 || outcome.code == 1 && outcome.errors.isEmpty {
               wrong.append("\(name), bit \(bit): exit \(outcome.code) \(outcome.errors)")
             }
-            if outcome.code == 0 { Processes.end(allOf: job.folder, and: Set(job.tree)) }
-            try job.expectGone(seconds: 1)
+            if outcome.code == 0 { job.endAll() }
+            try job.expectNothingLeft()
           }
           try Files.write(whole, to: path)
         }
@@ -267,7 +262,7 @@ extension Live {
         case .longer: try Files.write("0123456789abcdef", to: job.path("data"))
         }
         expectRefusal(try job.tryRestore(), naming: [job.path("data")])
-        expectNothingLeft(job)
+        try job.expectNothingLeft()
         try Files.write("0123456789", to: job.path("data"))
         try job.restore()
       }
@@ -287,7 +282,7 @@ extension Live {
         case .longer: try Files.write(sleep + [0], to: job.path("program"), mode: 0o755)
         }
         expectRefusal(try job.tryRestore(), naming: [job.path("program")])
-        expectNothingLeft(job)
+        try job.expectNothingLeft()
         unlink(job.path("program"))
         try install(job.folder)
         try job.restore()
@@ -313,7 +308,7 @@ extension Live {
         try build(1001, job.folder)
         try #require(Files.bytes(job.path("program"))?.count == before)
         expectRefusal(try job.tryRestore(), naming: [job.path("program"), "build"])
-        expectNothingLeft(job)
+        try job.expectNothingLeft()
       }
     }
 

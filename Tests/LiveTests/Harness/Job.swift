@@ -127,6 +127,22 @@ final class Job {
     }
   }
 
+  /// After a restore that failed: none of the tree's PIDs is taken, and nothing else was left in the job's folder. Zombies
+  /// may have come to this process, which reaps them.
+  func expectNothingLeft() throws {
+    try expectGone(seconds: 1)
+    var left: [pid_t] = []
+    let isEmpty = Processes.poll(1) {
+      left = Processes.using(folder)
+      return left.isEmpty
+    }
+    if !isEmpty { throw LiveFailure("left behind: \(left)") }
+    Processes.reapOrphans(of: Set(tree))
+  }
+
+  /// Kills whatever came out of a restore, whose PIDs need not be the recorded ones.
+  func endAll() { Processes.end(allOf: folder, and: Set(tree)) }
+
   /// Waits for the root to end by itself.
   func finish(seconds: Double = 60) throws -> Int32 {
     guard let ended = Processes.wait(for: pid, seconds: seconds) else {
