@@ -8,7 +8,7 @@ extension Live {
     // MARK: wrong usage
 
     @Test(arguments: [
-      [], ["frobnicate"], ["dump"], ["dump", "-D", "/tmp"], ["dump", "-t", "many", "-D", "/tmp"],
+      ["frobnicate"], ["dump"], ["dump", "-D", "/tmp"], ["dump", "-t", "many", "-D", "/tmp"],
       ["dump", "-t", "1", "-D", "/tmp", "--wrong"],
       ["dump", "-t", "-5", "-D", "/tmp"], ["restore", "--wrong"], ["restore", "-v", "x"], ["show"],
     ])

@@ -28,11 +28,11 @@ extension Live {
     // MARK: python3
 
     static let hashing = """
-      import hashlib, threading
+      import hashlib, sys, threading
       sums = [None] * 4
       def work(i):
           sum, block = hashlib.sha256(), bytes([i]) * (1 << 20)
-          for n in range(500):
+          for n in range(int(sys.argv[1])):
               sum.update(block)
               if n == 20: open("started%d" % i, "w").close()
           sums[i] = sum.hexdigest()
@@ -43,15 +43,17 @@ extension Live {
       """
     static let python = Files.exists("/usr/bin/python3") ? "/usr/bin/python3" : "python3"
 
-    private func runHashing<Result>(_ name: String, _ body: (Job) throws -> Result) throws -> Result {
-      try Job.run([Self.python, "-c", Self.hashing], named: name) { job in
+    private func runHashing<Result>(_ name: String, megabytes: Int = 500, _ body: (Job) throws -> Result)
+      throws -> Result
+    {
+      try Job.run([Self.python, "-c", Self.hashing, "\(megabytes)"], named: name) { job in
         for i in 0..<4 { try job.waitFor("started\(i)") }
         return try body(job)
       }
     }
 
-    private func undisturbedDigests() throws -> String {
-      try runHashing("undisturbed") { job in
+    private func undisturbedDigests(megabytes: Int = 500) throws -> String {
+      try runHashing("undisturbed", megabytes: megabytes) { job in
         #expect(try job.finish() == 0)
         return try job.text("out")
       }
@@ -68,8 +70,8 @@ extension Live {
 
     /// What is dumped here is what was restored before.
     @Test func twentyCyclesOfOneProgram() throws {
-      let expected = try undisturbedDigests()
-      try runHashing("twenty") { job in
+      let expected = try undisturbedDigests(megabytes: 2000)
+      try runHashing("twenty", megabytes: 2000) { job in
         for _ in 1...20 { try job.cycle() }
         #expect(try job.finish() == 0)
         #expect(try job.text("out") == expected)
