@@ -1,7 +1,9 @@
 import Testing
 
 /// Everything that starts real programs. One at a time: they share the machine's PIDs and its clock.
-@Suite(.serialized, .enabled(if: Tool.isReady, "needs root, and a swift-restore that can dump and restore"))
+@Suite(
+  .serialized, .timeLimit(.minutes(5)),
+  .enabled(if: Tool.isReady, "needs root, and a swift-restore that can dump and restore"))
 enum Live {}
 
 extension Live {

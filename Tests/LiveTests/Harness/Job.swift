@@ -72,7 +72,8 @@ final class Job {
     mkdir(images, 0o777)
     tree = Processes.tree(of: pid)
     seen.formUnion(tree)
-    return try Tool.run(
+    return try runTool(
+      "dump.log", in: folder ?? images,
       ["dump", "-t", "\(pid)", "-D", folder ?? images, "-o", "dump.log", "-v4"] + extraOptions + options,
       prefix: prefix)
   }
@@ -86,8 +87,20 @@ final class Job {
   }
 
   func tryRestore(_ options: [String] = [], from folder: String? = nil) throws -> Tool.Outcome {
-    try Tool.run(
+    try runTool(
+      "restore.log", in: folder ?? images,
       ["restore", "-D", folder ?? images, "-o", "restore.log", "-v4", "-d"] + extraOptions + options)
+  }
+
+  /// CRIU tells its errors to its log only.
+  private func runTool(_ log: String, in folder: String, _ arguments: [String], prefix: [String] = []) throws
+    -> Tool.Outcome
+  {
+    let outcome = try Tool.run(arguments, prefix: prefix)
+    guard Tool.isCRIU else { return outcome }
+    let lines = (Files.text("\(folder)/\(log)") ?? "").split(separator: "\n").filter { $0.contains("Error") }
+    return Tool.Outcome(
+      code: outcome.code, output: outcome.output, errors: outcome.errors + lines.joined(separator: "\n"))
   }
 
   /// Seconds for which the tree was frozen at least and at most.
@@ -113,6 +126,22 @@ final class Job {
       throw LiveFailure("still there: \(left.joined(separator: ", "))")
     }
   }
+
+  /// After a restore that failed: none of the tree's PIDs is taken, and nothing else was left in the job's folder. Zombies
+  /// may have come to this process, which reaps them.
+  func expectNothingLeft() throws {
+    try expectGone(seconds: 1)
+    var left: [pid_t] = []
+    let isEmpty = Processes.poll(1) {
+      left = Processes.using(folder)
+      return left.isEmpty
+    }
+    if !isEmpty { throw LiveFailure("left behind: \(left)") }
+    Processes.reapOrphans(of: Set(tree))
+  }
+
+  /// Kills whatever came out of a restore, whose PIDs need not be the recorded ones.
+  func endAll() { Processes.end(allOf: folder, and: Set(tree)) }
 
   /// Waits for the root to end by itself.
   func finish(seconds: Double = 60) throws -> Int32 {

@@ -118,25 +118,40 @@ enum Processes {
     return all
   }
 
-  /// Kills everything that runs in `folder`, runs from it, or writes into it; reaps it and the given processes.
+  /// Everything that runs in `folder`, runs from it, or writes into it.
+  static func using(_ folder: String) -> [pid_t] {
+    Files.names("/proc").compactMap { pid_t($0) }.filter { pid in
+      guard pid != getpid() else { return false }
+      let links = ["cwd", "exe", "fd/1"].compactMap { Files.link("/proc/\(pid)/\($0)") }
+      return links.contains { $0.hasPrefix(folder + "/") || $0 == folder }
+    }
+  }
+
+  /// Reaps dead children that are in one of the given sessions: a half-built tree need not have the recorded PIDs.
+  static func reapOrphans(of sessions: Set<pid_t>) {
+    for pid in Files.names("/proc").compactMap({ pid_t($0) }) {
+      guard let stat = Files.text("/proc/\(pid)/stat"), let end = stat.lastIndex(of: ")") else { continue }
+      let fields = stat[end...].split(separator: " ")
+      guard fields.count > 4, fields[1] == "Z", pid_t(fields[2]) == getpid(), let session = pid_t(fields[4])
+      else { continue }
+      if sessions.contains(session) { waitpid(pid, nil, WNOHANG) }
+    }
+  }
+
+  /// Kills everything that uses `folder`; reaps it and the given processes.
   static func end(allOf folder: String, and known: Set<pid_t>) {
     var ours = known
-    for _ in 0..<20 {
-      var living = 0
-      for pid in Files.names("/proc").compactMap({ pid_t($0) }) where pid != getpid() {
-        let links = ["cwd", "exe", "fd/1"].compactMap { Files.link("/proc/\(pid)/\($0)") }
-        guard links.contains(where: { $0.hasPrefix(folder + "/") || $0 == folder }) else { continue }
-        ours.insert(pid)
-        living += 1
-        kill(pid, SIGKILL)
-      }
+    _ = poll(1) {
+      let living = using(folder)
+      for pid in living { kill(pid, SIGKILL) }
+      ours.formUnion(living)
       for pid in ours { waitpid(pid, nil, WNOHANG) }
-      if living == 0 { break }
-      usleep(10000)
+      return living.isEmpty
     }
     _ = poll(2) {
       ours = ours.filter { waitpid($0, nil, WNOHANG) == 0 }
       return ours.isEmpty
     }
+    reapOrphans(of: known)
   }
 }

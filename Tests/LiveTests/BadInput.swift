@@ -1,0 +1,326 @@
+import Glibc
+import Testing
+
+extension Live {
+  /// What cannot be dumped or restored is said clearly, with exit 1; the tree is unharmed, or nothing is left behind.
+  /// These claims are swift-restore's own: CRIU fails some of them.
+  @Suite struct BadInput {
+    // MARK: wrong usage
+
+    @Test(arguments: [
+      ["frobnicate"], ["dump"], ["dump", "-D", "/tmp"], ["dump", "-t", "many", "-D", "/tmp"],
+      ["dump", "-t", "1", "-D", "/tmp", "--wrong"],
+      ["dump", "-t", "-5", "-D", "/tmp"], ["restore", "--wrong"], ["restore", "-v", "x"], ["show"],
+    ])
+    func wrongUsageExits64(_ arguments: [String]) throws {
+      let outcome = try Tool.run(arguments)
+      #expect(outcome.code == 64)
+      #expect(!outcome.errors.isEmpty)
+    }
+
+    // MARK: what cannot be dumped
+
+    /// A refusal: exit 1, a cause that contains `words`, nothing on stdout, and no folder that looks like a checkpoint.
+    private func expectRefusal(_ outcome: Tool.Outcome, naming words: [String], images: String? = nil) {
+      #expect(outcome.code == 1, "\(outcome.errors)")
+      #expect(outcome.output.isEmpty)
+      let errors = outcome.errors.lowercased()
+      let missing = words.filter { !errors.contains($0.lowercased()) }
+      #expect(missing.isEmpty, "not named in: \(outcome.errors)")
+      if let images { #expect(!Files.exists(images + "/inventory.img")) }
+    }
+
+    private func refuseToDump(_ pid: pid_t, naming words: [String] = [], prefix: [String] = []) throws {
+      let folder = try Files.makeTemporaryFolder("refused")
+      defer { Files.remove(folder) }
+      let outcome = try Tool.run(["dump", "-t", "\(pid)", "-D", folder], prefix: prefix)
+      expectRefusal(outcome, naming: words + ["\(pid)"], images: folder)
+    }
+
+    @Test func processThatDoesNotExist() throws {
+      let pid = try Processes.start(
+        ["true"], in: "/", output: "/dev/null", errors: "/dev/null", newSession: false)
+      _ = Processes.wait(for: pid, seconds: 5)
+      try refuseToDump(pid)
+    }
+
+    @Test func zombie() throws {
+      let pid = try Processes.start(
+        ["true"], in: "/", output: "/dev/null", errors: "/dev/null", newSession: true)
+      defer { _ = Processes.wait(for: pid, seconds: 5) }
+      _ = Processes.poll(5) { Processes.state(of: pid) == "Z" }
+      try refuseToDump(pid, naming: ["zombie"])
+    }
+
+    private static let aKernelThread: pid_t? = Files.names("/proc").compactMap { pid_t($0) }.first { pid in
+      guard let stat = Files.text("/proc/\(pid)/stat"), let end = stat.lastIndex(of: ")"),
+        let flags = Int(stat[end...].split(separator: " ")[7])
+      else { return false }
+      return flags & 0x0020_0000 /* PF_KTHREAD */ != 0
+    }
+
+    @Test(.enabled(if: BadInput.aKernelThread != nil, "no kernel thread can be seen from this PID namespace"))
+    func kernelThread() throws {
+      try refuseToDump(try #require(Self.aKernelThread), naming: ["kernel thread"])
+    }
+
+    @Test func ownAncestor() throws {
+      try refuseToDump(getpid(), naming: ["ancestor"])
+    }
+
+    @Test func tracedProcess() throws {
+      try LiveProgram(name: "fixtures/traced").run { job in
+        let child = try #require(pid_t(try job.text("base.child")))
+        try refuseToDump(child, naming: ["traced"])
+      }
+    }
+
+    @Test func processOfAnotherUserWithoutPrivilege() throws {
+      try LiveProgram(name: "threads").run { job in
+        try refuseToDump(job.pid, prefix: ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"])
+      }
+    }
+
+    @Test func everythingUnsupportedIsNamedAtOnce() throws {
+      try LiveProgram(name: "fixtures/refused").run { job in
+        let outcome = try job.tryDump()
+        expectRefusal(outcome, naming: ["io_uring", "userfaultfd"], images: job.images)
+        for pid in job.tree { #expect(outcome.errors.contains("\(pid)"), "\(outcome.errors)") }
+      }
+    }
+
+    // MARK: folders that cannot take images
+
+    /// A small tmpfs, for as long as `body` runs.
+    private func withSmallDisk(_ options: String, _ body: (String) throws -> Void) throws {
+      let folder = try Files.makeTemporaryFolder("disk")
+      defer { Files.remove(folder) }
+      guard mount("none", folder, "tmpfs", 0, "size=64k") == 0 else {
+        throw LiveFailure("cannot mount a tmpfs")
+      }
+      defer { umount2(folder, Int32(MNT_DETACH)) }
+      if options == "ro" { _ = mount("none", folder, "tmpfs", UInt(MS_REMOUNT | MS_RDONLY), "size=64k") }
+      try body(folder)
+    }
+
+    @Test func missingFolder() throws {
+      try LiveProgram(name: "threads").run { job in
+        expectRefusal(
+          try job.tryDump(to: "/tmp/live.nowhere/at/all"), naming: ["ENOENT", "/tmp/live.nowhere/at/all"])
+      }
+    }
+
+    @Test func folderThatIsAFile() throws {
+      try LiveProgram(name: "threads").run { job in
+        expectRefusal(try job.tryDump(to: job.path("base")), naming: ["ENOTDIR"])
+      }
+    }
+
+    @Test func unwritableFolder() throws {
+      try withSmallDisk("ro") { disk in
+        try LiveProgram(name: "threads").run { job in
+          expectRefusal(try job.tryDump(to: disk), naming: ["EROFS", disk])
+        }
+      }
+    }
+
+    @Test func fullDisk() throws {
+      try withSmallDisk("") { disk in
+        try LiveProgram(name: "mem_big").run { job in
+          expectRefusal(try job.tryDump(to: disk), naming: ["ENOSPC"], images: disk)
+        }
+      }
+    }
+
+    @Test func folderThatHoldsACheckpoint() throws {
+      try LiveProgram(name: "threads").run { job in
+        try job.dump("--leave-running")
+        let images = job.images
+        let before = Files.names(images).map { Files.bytes("\(images)/\($0)") }
+        expectRefusal(try job.tryDump(to: images), naming: [images])
+        let after = Files.names(images).filter { !$0.hasSuffix(".log") }.map {
+          Files.bytes("\(images)/\($0)")
+        }
+        #expect(
+          before.count >= after.count && after.allSatisfy { bytes in before.contains { $0 == bytes } },
+          "it was changed")
+      }
+    }
+
+    // MARK: images that are not whole
+
+    /// A process that only sleeps, dumped. `body` spoils the images; `job.tree` are the PIDs that must stay free.
+    private func withDumpedSleep(_ body: (Job) throws -> Void) throws {
+      try Job.run(["sleep", "1000"], named: "sleep") { job in
+        usleep(50_000)
+        try job.dump()
+        try body(job)
+      }
+    }
+
+    @Test func restoreFromAMissingFolder() throws {
+      expectRefusal(
+        try Tool.run(["restore", "-D", "/tmp/live.nowhere", "-d"]), naming: ["ENOENT", "/tmp/live.nowhere"])
+    }
+
+    @Test func restoreWithoutInventory() throws {
+      try withDumpedSleep { job in
+        unlink(job.images + "/inventory.img")
+        expectRefusal(try job.tryRestore(), naming: ["inventory.img"])
+        try job.expectNothingLeft()
+      }
+    }
+
+    /// Names of the images that a restore reads.
+    private func imageNames(_ job: Job) -> [String] {
+      Files.names(job.images).filter { $0.hasSuffix(".img") && !$0.hasPrefix("stats-") }
+    }
+
+    @Test func imagesCutShort() throws {
+      try withDumpedSleep { job in
+        var wrong: [String] = []
+        for name in imageNames(job) {
+          let path = "\(job.images)/\(name)"
+          let whole = try #require(Files.bytes(path))
+          // Every length where a header ends or begins, and a spread of others.
+          let lengths = Set(
+            [0, 1, 3, 4, 7, 8, 11, 12] + (1...8).map { whole.count * $0 / 9 } + [whole.count - 1])
+          for length in lengths.sorted() where length < whole.count {
+            try Files.write(whole[..<length], to: path)
+            let outcome = try job.tryRestore()
+            // A cut between two entries of a list cannot always be seen; a restore that succeeds is ended.
+            let isWrong =
+              outcome.code != 1 && (outcome.code != 0 || length < 8)
+              || outcome.code == 1 && outcome.errors.isEmpty
+            if isWrong {
+              wrong.append(
+                "\(name) cut at \(length) of \(whole.count): exit \(outcome.code) \(outcome.errors)")
+            }
+            if outcome.code == 0 { job.endAll() }
+            try job.expectNothingLeft()
+          }
+          try Files.write(whole, to: path)
+        }
+        #expect(wrong.isEmpty)
+        try job.restore()
+      }
+    }
+
+    /// A flipped bit may change what is restored, but never more: no crash, no hang, nothing left after a refusal.
+    @Test func imagesWithAFlippedBit() throws {
+      try withDumpedSleep { job in
+        var random = SplitMix(state: 20)
+        var wrong: [String] = []
+        for name in imageNames(job) where !name.hasPrefix("pages-") {
+          let path = "\(job.images)/\(name)"
+          let whole = try #require(Files.bytes(path))
+          for _ in 0..<12 {
+            var spoiled = whole
+            let bit = Int(random.next() % UInt64(whole.count * 8))
+            spoiled[bit / 8] ^= 1 << UInt8(bit % 8)
+            try Files.write(spoiled, to: path)
+            let outcome = try job.tryRestore()
+            if outcome.code > 1 || outcome.code == 1 && outcome.errors.isEmpty {
+              wrong.append("\(name), bit \(bit): exit \(outcome.code) \(outcome.errors)")
+            }
+            if outcome.code == 0 { job.endAll() }
+            try job.expectNothingLeft()
+          }
+          try Files.write(whole, to: path)
+        }
+        #expect(wrong.isEmpty)
+        try job.restore()
+      }
+    }
+
+    private struct SplitMix {
+      var state: UInt64
+      mutating func next() -> UInt64 {
+        state &+= 0x9e37_79b9_7f4a_7c15
+        var z = state
+        z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
+        z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
+        return z ^ (z >> 31)
+      }
+    }
+
+    // MARK: files that are not what they were
+
+    enum Change: CaseIterable { case gone, shorter, longer }
+
+    @Test(arguments: Change.allCases)
+    func openFileThatChanged(_ change: Change) throws {
+      try Job.run(
+        ["sh", "-c", "exec sleep 1000 5<data"], named: "data",
+        prepare: { try Files.write("0123456789", to: $0 + "/data") }
+      ) { job in
+        usleep(100_000)
+        try job.dump()
+        switch change {
+        case .gone: unlink(job.path("data"))
+        case .shorter: try Files.write("01234", to: job.path("data"))
+        case .longer: try Files.write("0123456789abcdef", to: job.path("data"))
+        }
+        expectRefusal(try job.tryRestore(), naming: [job.path("data")])
+        try job.expectNothingLeft()
+        try Files.write("0123456789", to: job.path("data"))
+        try job.restore()
+      }
+    }
+
+    @Test(arguments: Change.allCases)
+    func mappedFileThatChanged(_ change: Change) throws {
+      let sleep = try #require(Files.bytes("/bin/sleep"))
+      let install = { (folder: String) in try Files.write(sleep, to: folder + "/program", mode: 0o755) }
+      try Job.run(["./program", "1000"], named: "mapped", prepare: install) { job in
+        usleep(100_000)
+        try job.dump()
+        unlink(job.path("program"))
+        switch change {
+        case .gone: break
+        case .shorter: try Files.write(sleep.dropLast(5000), to: job.path("program"), mode: 0o755)
+        case .longer: try Files.write(sleep + [0], to: job.path("program"), mode: 0o755)
+        }
+        expectRefusal(try job.tryRestore(), naming: [job.path("program")])
+        try job.expectNothingLeft()
+        unlink(job.path("program"))
+        try install(job.folder)
+        try job.restore()
+      }
+    }
+
+    /// Same size, another build-id: what `--file-validation buildid`, the default, is for.
+    @Test func mappedFileOfAnotherBuild() throws {
+      func build(_ value: Int, _ folder: String) throws {
+        try Files.write(
+          "#include <unistd.h>\nint main() { for (;;) sleep(\(value)); }", to: folder + "/program.c")
+        let gcc = try Processes.start(
+          ["gcc", "-Wl,--build-id", "-o", "program", "program.c"], in: folder, output: "/dev/null",
+          errors: folder + "/gcc",
+          newSession: false)
+        guard Processes.wait(for: gcc, seconds: 30)?.code == 0 else { throw LiveFailure("gcc fails") }
+      }
+      try Job.run(["./program"], named: "buildid", prepare: { try build(1000, $0) }) { job in
+        usleep(100_000)
+        try job.dump()
+        let before = Files.bytes(job.path("program"))?.count
+        unlink(job.path("program"))
+        try build(1001, job.folder)
+        try #require(Files.bytes(job.path("program"))?.count == before)
+        expectRefusal(try job.tryRestore(), naming: [job.path("program"), "build"])
+        try job.expectNothingLeft()
+      }
+    }
+
+    // MARK: PIDs
+
+    @Test func pidInUse() throws {
+      try LiveProgram(name: "tree").run { job in
+        try job.cycle()
+        let outcome = try job.tryRestore()
+        expectRefusal(outcome, naming: ["\(job.pid)", "EEXIST"])
+        // The copy that is alive goes on; LiveProgram asks it for its verdict.
+      }
+    }
+  }
+}
