@@ -72,6 +72,7 @@ public enum Dump {
     let buffer = ReadBuffer()
     var images = ImageSet(dump, tasks)
     try images.assignIDs()
+    dump.processes = tasks.filter { !$0.isZombie }.map(\.pid)
     for task in tasks where !task.isZombie {
       try AddressSpace.record(task, dump, buffer)
       try FileSystemContext.record(task, dump)

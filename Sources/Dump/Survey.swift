@@ -92,6 +92,12 @@ struct Survey {
         thread.tid == task.pid
           ? task.status : ProcStatus(try task.directory.read("task/\(thread.tid)/status", buffer))
       }
+      if status.seccompMode != 0 {
+        try about(
+          "\(task.description): suspending its seccomp filters: PTRACE_O_SUSPEND_SECCOMP",
+          advice: "This needs CAP_SYS_ADMIN and a swift-restore that is not itself under seccomp."
+        ) { () throws(Errno) in try thread.suspendSeccomp() }
+      }
       let dumped = DumpedThread(thread, isLeader: thread.tid == task.pid, status: status)
       dumped.task = task
       task.threads.append(dumped)

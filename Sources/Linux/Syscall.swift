@@ -145,3 +145,17 @@ public func nextData(_ fd: Int32, from offset: Int) throws(Errno) -> Range<Int>?
   if start < 0 { throw Errno(rawValue: Int32(-start)) }
   return start..<(try syscall(__NR_lseek, Int(fd), start, 4))
 }
+
+/// Reads a value from another task's memory (man 2 process_vm_readv).
+public func readMemory<T: BitwiseCopyable>(of pid: Int32, at address: UInt64, into value: inout T) throws(Errno) {
+  let size = UInt64(MemoryLayout<T>.size)
+  var remote = (address, size)
+  try withUnsafeMutablePointer(to: &value) { value throws(Errno) in
+    var local = (UInt64(UInt(bitPattern: value)), size)
+    try withUnsafeMutablePointer(to: &local) { local throws(Errno) in
+      try withUnsafeMutablePointer(to: &remote) { remote throws(Errno) in
+        _ = try syscall(__NR_process_vm_readv, Int(pid), Int(bitPattern: local), 1, Int(bitPattern: remote), 1, 0)
+      }
+    }
+  }
+}

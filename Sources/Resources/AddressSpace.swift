@@ -261,6 +261,7 @@ public struct AddressSpace: TaskState {
         vma.start)
     }
     if vma.flags & MAP_LOCKED != 0 {
+      // What cannot be brought in, such as memory without access, is an error; the mapping is locked all the same (man 2 mlock).
       sequence.current.call(
         __NR_mlock2, Argument(vma.start), Argument(vma.length), Argument((vma.vmFlags ?? 0) & 1),
         for: "locking", vma.start)

@@ -88,9 +88,9 @@ public enum Pipe: FileKind {
       let writes = pipe.flags & UInt32(O_ACCMODE) != UInt32(O_RDONLY)
       let end = restore.kept(name + (writes ? "write" : "read")) ?? -1
       // A description of its own, with its own flags.
-      let flags = Int32(bitPattern: pipe.flags) & (O_ACCMODE | O_NONBLOCK | O_DIRECT)
+      let flags = Int32(bitPattern: pipe.flags) & (O_ACCMODE | O_NONBLOCK)
       let descriptor = try Descriptor.open("/proc/self/fd/\(end)", flags)
-      try pipe.fown.restore(to: descriptor.rawValue)
+      try pipe.fown.restore(to: descriptor.rawValue, flags: pipe.flags)
       return descriptor
     }
   }

@@ -120,7 +120,7 @@ public enum RegularFile: FileKind {
         _ = try syscall(__NR_lseek, Int(fd), Int(truncatingIfNeeded: reg.pos), 0)
       }
     }
-    try about("setting its owner") { () throws(Errno) in try reg.fown.restore(to: fd) }
+    try about("setting its owner") { () throws(Errno) in try reg.fown.restore(to: fd, flags: reg.flags) }
   }
 
   static func part(of entry: FileEntry) throws(Failure) -> RegFileEntry {

@@ -129,8 +129,6 @@ public struct ServiceDescriptors: Sendable {
   public var images: Int32 = -1
   /// The executor area's memory.
   public var area: Int32 = -1
-  /// A number that is free for the moment.
-  public var scratch: Int32 = -1
   /// The lowest of them.
   public var first: Int32 = 0
 

@@ -17,6 +17,7 @@ final class Construction {
   private let areaMemory: Descriptor
   /// Descriptors of this process that every stub inherits.
   private var inherited: [Int32] = []
+  private let descriptorLimit: Int32
 
   /// The root's PID in this process's namespace, once it exists.
   var rootPID: Int32 = 0
@@ -28,7 +29,7 @@ final class Construction {
   init(_ plan: Plan) throws(Failure) {
     self.plan = plan
     restore = plan.restore
-    Self.raiseDescriptorLimit()
+    descriptorLimit = Self.raiseDescriptorLimit()
     let memory = try about("making the executors' area") { () throws(Errno) in
       let memory = try memfdCreate("swift-restore-area")
       try syscall(__NR_ftruncate, Int(memory.rawValue), ExecutorArea.size(slots: plan.slotSizes))
@@ -48,11 +49,12 @@ final class Construction {
   deinit { closeServices() }
 
   /// As many descriptors as the hard limit allows: the tree's files are all open here for a moment.
-  private static func raiseDescriptorLimit() {
+  private static func raiseDescriptorLimit() -> Int32 {
     var limit = rlimit()
     getrlimit(__rlimit_resource_t(7), &limit)
     limit.rlim_cur = limit.rlim_max
     setrlimit(__rlimit_resource_t(7), &limit)
+    return Int32(clamping: limit.rlim_max)
   }
 
   /// Service descriptors lie above every number that the tree uses.
@@ -71,11 +73,12 @@ final class Construction {
       service.tracer = try inherit(own.rawValue)
       service.images = try inherit(restore.directory.descriptor.rawValue)
       service.area = try inherit(areaMemory.rawValue)
-      service.scratch = service.area + 1
     }
     restore.service = service
+    // Far above what a stage has open at the same time; each sharer of a table has a number of its own.
     for (i, task) in plan.tasks.enumerated() {
-      task.scratchDescriptor = service.scratch + (plan.sharesFiles(i) ? Int32(i) : 0)
+      let index = plan.sharesFiles(i) ? Int32(i) : 0
+      task.scratchDescriptor = min(service.first + 4096 + index, descriptorLimit - 1 - index)
     }
   }
 

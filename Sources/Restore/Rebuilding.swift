@@ -48,6 +48,7 @@ struct Rebuilding {
     try stage { task, sequence throws(Failure) in
       if owners.contains(task.pid) { try DescriptorTable.complete(task, restore, &sequence) }
     }
+    for kind in fileKinds { try kind.finish(restore) }
     let inheritedScore = OOMScore.own
     for task in living { try OOMScore.restore(task, inherited: inheritedScore, restore) }
     try attachToFiltered()
@@ -109,7 +110,7 @@ struct Rebuilding {
         try about(
           "\(task.description): suspending its seccomp filters: PTRACE_O_SUSPEND_SECCOMP",
           advice: "This needs CAP_SYS_ADMIN and a swift-restore that is not itself under seccomp."
-        ) { () throws(Errno) in try Ptrace.seize(thread.tracerTID, [.exitKill, .suspendSeccomp]) }
+        ) { () throws(Errno) in try Ptrace.seize(thread.tracerTID, [.exitKill, .traceSysGood, .suspendSeccomp]) }
         thread.isAttached = true
       }
     }

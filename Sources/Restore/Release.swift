@@ -30,7 +30,7 @@ struct Release {
 
   private func attach(_ thread: RestoredThread, _ task: RestoredTask) throws(Failure) {
     try about("\(task.description): attaching to thread \(thread.tid)") { () throws(Errno) in
-      if !thread.isAttached { try Ptrace.seize(thread.tracerTID, .exitKill) }
+      if !thread.isAttached { try Ptrace.seize(thread.tracerTID, [.exitKill, .traceSysGood]) }
       thread.isAttached = true
       try Ptrace.interrupt(thread.tracerTID)
     }
@@ -41,7 +41,7 @@ struct Release {
       switch try Ptrace.wait(tid) {
       case .event: return
       case .exited: throw .noSuchProcess
-      case .trap, .signal: try Ptrace.cont(tid)
+      case .trap, .signal, .syscall: try Ptrace.cont(tid)
       }
     }
   }
@@ -59,15 +59,7 @@ struct Release {
           __NR_munmap, at: vdso.lowerBound + offset, construction.plan.areaAddress,
           UInt64(construction.area.size))
         try Ptrace.setRegisters(tid, registers)
-        var stepped = false
-        while !stepped {
-          try Ptrace.singleStep(tid)
-          switch try Ptrace.wait(tid) {
-          case .trap: stepped = true
-          case .event: continue
-          case .exited, .signal: throw .noSuchProcess
-          }
-        }
+        try Ptrace.makeCall(tid)
         let result = try Ptrace.registers(tid).result
         if result < 0 { throw Errno(rawValue: Int32(-result)) }
       }

@@ -35,7 +35,21 @@ public enum Ptrace {
 
   public static func cont(_ tid: Int32) throws(Errno) { try request(Int(PTRACE_CONT), tid) }
 
-  public static func singleStep(_ tid: Int32) throws(Errno) { try request(Int(PTRACE_SINGLESTEP), tid) }
+  /// Lets a stopped thread make the system call that its registers are set up for, and waits for its end.
+  ///
+  /// Not by a single step: the trap of one is a forced SIGTRAP, and a forced signal that is blocked or ignored loses its
+  /// handler (kernel/signal.c: force_sig_info_to_task). With PTRACE_O_TRACESYSGOOD the stops of PTRACE_SYSCALL are no signals.
+  public static func makeCall(_ tid: Int32) throws(Errno) {
+    var stops = 0
+    while stops < 2 {
+      try request(Int(PTRACE_SYSCALL), tid)
+      switch try wait(tid) {
+      case .syscall: stops += 1
+      case .event: continue  // a stop that was asked for twice
+      case .exited, .signal, .trap: throw .noSuchProcess
+      }
+    }
+  }
 
   public static func detach(_ tid: Int32, signal: Int32 = 0) throws(Errno) {
     try request(Int(PTRACE_DETACH), tid, 0, Int(signal))
@@ -171,8 +185,10 @@ public enum Ptrace {
   public enum Stop: Equatable, Sendable {
     /// PTRACE_EVENT_STOP: interrupted, or in a group stop by this signal.
     case event(groupStop: Int32?)
-    /// The trap of a single step.
+    /// A trap that nobody asked for.
     case trap
+    /// Before or after a system call (PTRACE_SYSCALL with PTRACE_O_TRACESYSGOOD).
+    case syscall
     /// About to be delivered this signal.
     case signal(Int32)
     case exited(status: Int32)
@@ -196,6 +212,7 @@ public enum Ptrace {
     if status >> 16 == 128 {  // PTRACE_EVENT_STOP
       return .event(groupStop: signal == SIGTRAP ? nil : signal)
     }
+    if signal == SIGTRAP | 0x80 { return .syscall }
     return signal == SIGTRAP ? .trap : .signal(signal)
   }
 

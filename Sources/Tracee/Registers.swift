@@ -1,4 +1,6 @@
 import CLinux
+import Linux
+import SystemPackage
 
 /// A thread's general registers, with FS and GS base (struct user_regs_struct of sys/user.h).
 public struct Registers: Sendable {
@@ -57,6 +59,35 @@ public struct Registers: Sendable {
     r.user.rax = result == -516 && restartBlockIsValid ? UInt64(__NR_restart_syscall) : user.orig_rax
     r.user.orig_rax = UInt64.max
     return r
+  }
+
+  /// Calls that return EINTR for any stop, also one without a signal (man 7 signal: "even in the absence of signal handlers"):
+  /// rt_sigtimedwait, epoll_wait, epoll_pwait, epoll_pwait2, semop, semtimedop, io_getevents, io_pgetevents, msgsnd, msgrcv.
+  private static let neverRestarted: Set<Int64> = [128, 232, 281, 441, 65, 220, 208, 333, 69, 70]
+
+  /// What the stop itself has done to a thread is undone: a call that says EINTR although no signal came is made again unless a
+  /// handler runs first (-ERESTARTNOHAND), and a restartable sequence (man 2 rseq) is left for its abort handler, as
+  /// the kernel does it at a preemption. Returns whether there was anything to undo.
+  mutating func undoInterruption(of tid: Int32) throws(Errno) -> Bool {
+    let number = Int64(bitPattern: UInt64(user.orig_rax))
+    if number >= 0 {
+      guard result == -4, Self.neverRestarted.contains(number) else { return false }
+      user.rax = UInt64(bitPattern: -514)
+      return true
+    }
+    let configuration = try Ptrace.rseqConfiguration(tid)
+    guard configuration.pointer != 0 else { return false }
+    // struct rseq: cpu_id_start, cpu_id, then the address of a struct rseq_cs
+    var section: UInt64 = 0
+    try readMemory(of: tid, at: configuration.pointer + 8, into: &section)
+    guard section != 0 else { return false }
+    // struct rseq_cs: version and flags, start, length, abort handler
+    var description: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
+    try readMemory(of: tid, at: section, into: &description)
+    let ip = UInt64(user.rip)
+    guard ip >= description.1, ip - description.1 < description.2 else { return false }
+    user.rip = description.3
+    return true
   }
 
   /// Machine code that gives a thread its registers back without the tracer: the signal mask, the flags, all

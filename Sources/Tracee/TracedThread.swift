@@ -34,12 +34,13 @@ public final class TracedThread {
       case .event(let signal):
         groupStop = signal
         registers = try Ptrace.registers(tid)
+        if try registers.undoInterruption(of: tid) { try Ptrace.setRegisters(tid, registers) }
         signalMask = try Ptrace.signalMask(tid)
         return true
       case .signal(let signal):
         // It was about to take a signal: it takes it, and stops at once behind it.
         try Ptrace.request(Int(PTRACE_CONT), tid, 0, Int(signal))
-      case .trap:
+      case .trap, .syscall:
         try Ptrace.cont(tid)
       }
     }
@@ -54,17 +55,15 @@ public final class TracedThread {
     if !isAway { try Ptrace.setSignalMask(tid, UInt64.max) }
     try Ptrace.setRegisters(tid, registers.calling(number, at: instruction, a, b, c, d, e, f))
     isAway = true
-    while true {
-      try Ptrace.singleStep(tid)
-      switch try Ptrace.wait(tid) {
-      case .trap:
-        let result = try Ptrace.registers(tid).result
-        if result < 0 && result >= -4095 { throw Errno(rawValue: Int32(-result)) }
-        return UInt64(bitPattern: result)
-      case .event: continue  // a stop that was asked for twice
-      case .exited, .signal: throw .noSuchProcess
-      }
-    }
+    try Ptrace.makeCall(tid)
+    let result = try Ptrace.registers(tid).result
+    if result < 0 && result >= -4095 { throw Errno(rawValue: Int32(-result)) }
+    return UInt64(bitPattern: result)
+  }
+
+  /// Keeps the thread's seccomp filters from stopping what runs in it here (PTRACE_O_SUSPEND_SECCOMP; needs CAP_SYS_ADMIN).
+  public func suspendSeccomp() throws(Errno) {
+    try Ptrace.setOptions(tid, [.traceSysGood, .suspendSeccomp])
   }
 
   /// Lets the thread's executor run the program that is loaded in its slot.
@@ -86,7 +85,7 @@ public final class TracedThread {
       switch try Ptrace.wait(tid) {
       case .event: return
       case .exited: throw .noSuchProcess
-      case .trap, .signal: try Ptrace.cont(tid)
+      case .trap, .signal, .syscall: try Ptrace.cont(tid)
       }
     }
   }
