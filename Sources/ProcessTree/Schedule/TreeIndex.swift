@@ -30,6 +30,7 @@ struct TreeIndex {
     var level: Int
     var initTask: Int?
     var taskCount = 0
+    var isDead = false
   }
 
   static let outside = 0
@@ -55,6 +56,8 @@ struct TreeIndex {
   var group: [Int] = []
   /// The group that has a task's PID as its ID, if there is one.
   var ledGroup: [Int?] = []
+  /// Whether the tool's group has an ID in the root's namespace.
+  var isOutsideVisible = true
 
   init(_ tree: RecordedTree, options: ForkSchedule.Options) throws(ScheduleError) {
     self.tree = tree
@@ -64,6 +67,10 @@ struct TreeIndex {
     try indexSessions(taskByPID, options: options)
     try indexGroups(taskByPID, options: options)
     try checkZombiesAndShares()
+    isOutsideVisible = !isRootInit && !options.newPIDNamespace
+    guard options.outermostNamedLevel <= namespaces[namespace[root]].level else {
+      throw .levelsMissing(TaskID(root), options.outermostNamedLevel)
+    }
   }
 
   func isZombie(_ task: Int) -> Bool { tree.tasks[task].isZombie }
@@ -73,6 +80,43 @@ struct TreeIndex {
   /// Whether `inner` is `outer` or one of its descendants.
   func isBelow(_ inner: Int, _ outer: Int) -> Bool {
     enter[outer] <= enter[inner] && enter[inner] < leave[outer]
+  }
+
+  /// The numbers that tasks, threads, sessions and groups use in each namespace.
+  func usedNumbers() -> [Set<PID>] {
+    var numbers = Array(repeating: Set<PID>(), count: namespaces.count)
+    func use(_ pids: [PID], in namespace: Int) {
+      var at = namespace
+      for pid in pids.reversed() {
+        if pid != .invisible { numbers[at].insert(pid) }
+        at = namespaces[at].parent
+      }
+    }
+    for task in tree.tasks {
+      for pids in [task.pids, task.group, task.session] + task.threads { use(pids, in: namespace[task.id.index]) }
+    }
+    return numbers
+  }
+
+  /// Whether the root is PID 1, and so brings a namespace of its own.
+  var isRootInit: Bool { tree.tasks[root].pids.last == .one }
+
+  /// Whether a group has an ID in a namespace: where it is its leader's, or lies around it.
+  func isVisible(_ group: Int, from namespace: Int) -> Bool {
+    if group == Self.outside { return isOutsideVisible && namespace == self.namespace[root] }
+    return isNested(groups[group].namespace, in: namespace)
+  }
+
+  /// The group and the parent of a node of a plan that is a task with an own choice of group.
+  func group(ifTask node: Int) -> Int? {
+    guard node < tree.tasks.count, !leadsSession(node), ledGroup[node] == nil else { return nil }
+    return isVisible(group[node], from: namespace[node]) ? nil : group[node]
+  }
+  func parent(ifTask node: Int) -> Int? { node < tree.tasks.count ? parent[node] : nil }
+
+  /// Whether a task is the init of the namespace that it lives in.
+  func isInit(_ task: Int) -> Bool {
+    task >= 0 && task < tree.tasks.count && namespaces[namespace[task]].initTask == task
   }
 
   /// Whether a namespace is another one or nested in it.
@@ -130,7 +174,7 @@ extension TreeIndex {
       guard places.updateValue(namespaces.count, forKey: entry.id) == nil else {
         throw .badNamespace(entry.id, "it is listed twice")
       }
-      namespaces.append(Namespace(id: entry.id, parent: -1, level: entry.level))
+      namespaces.append(Namespace(id: entry.id, parent: -1, level: entry.level, isDead: entry.isDead))
     }
     for (index, entry) in tree.namespaces.enumerated() {
       guard let id = entry.parent else {
@@ -175,20 +219,23 @@ extension TreeIndex {
         throw .namespaceAboveParent(task.id)
       }
     }
-    for entry in namespaces where entry.taskCount > 0 {
+    for (place, entry) in namespaces.enumerated() {
+      if isNested(namespace[root], in: place) { continue }
+      guard isNested(place, in: namespace[root]) else {
+        throw .badNamespace(entry.id, "it is not nested in the root task's namespace")
+      }
+      guard entry.taskCount > 0 else { continue }
       guard let leader = entry.initTask else {
-        if entry.id == tree.tasks[root].pidNamespace || isNested(namespace[root], in: index(of: entry)) {
-          continue
-        }
         throw .namespaceWithoutInit(entry.id, task: TaskID(firstTask(in: entry)))
       }
-      guard !isZombie(leader) || entry.taskCount == 1 else {
-        throw .tasksOutliveInit(TaskID(leader))
+      guard !isZombie(leader) || entry.taskCount == 1 else { throw .tasksOutliveInit(TaskID(leader)) }
+    }
+    for entry in namespaces {
+      if let leader = entry.initTask, leader != root, namespace[parent[leader]] == namespace[leader] {
+        throw .initInsideItsNamespace(TaskID(leader))
       }
     }
   }
-
-  private func index(of entry: Namespace) -> Int { namespaces.firstIndex { $0.id == entry.id } ?? 0 }
 
   private func firstTask(in entry: Namespace) -> Int {
     tree.tasks.firstIndex { $0.pidNamespace == entry.id } ?? root
@@ -230,7 +277,8 @@ extension TreeIndex {
       let record = tree.tasks[task]
       let key = record.session[0]
       let seen = try visiblePart(of: record.session, task: task)
-      let place = places[key] ?? sessions.count
+      let isInside = seen.count > namespaces[namespace[root]].level
+      let place = places[key] ?? (isInside ? sessions.count : Self.outside)
       if place == sessions.count {
         places[key] = place
         sessions.append(Session(numbers: seen, namespace: 0, leader: taskByPID[key]))
@@ -261,7 +309,12 @@ extension TreeIndex {
     group = Array(repeating: Self.outside, count: tree.tasks.count)
     var places: [PID: Int] = [.invisible: Self.outside]
     let rootKey = tree.tasks[root].group[0]
-    if session[root] == Self.outside, taskByPID[rootKey] == nil { places[rootKey] = Self.outside }
+    // A group that the root is in and nobody leads was led from outside, unless somebody saw its leader inside.
+    let levels = tree.tasks[root].pids.count
+    let isSeenInside = tree.tasks.contains {
+      $0.group[0] == rootKey && $0.group.count { $0 != .invisible } > (isRootInit ? levels - 1 : levels)
+    }
+    if session[root] == Self.outside, taskByPID[rootKey] == nil, !isSeenInside { places[rootKey] = Self.outside }
     var sessionByKey: [PID: Int] = [:]
     for (index, entry) in sessions.enumerated() where index != Self.outside {
       sessionByKey[entry.numbers[0]] = index
@@ -270,7 +323,8 @@ extension TreeIndex {
       let record = tree.tasks[task]
       let key = record.group[0]
       let seen = try visiblePart(of: record.group, task: task)
-      let place = places[key] ?? groups.count
+      let isInside = seen.count > namespaces[namespace[root]].level
+      let place = places[key] ?? (isInside ? groups.count : Self.outside)
       if place == groups.count {
         places[key] = place
         let leader = taskByPID[key]
@@ -292,12 +346,13 @@ extension TreeIndex {
       group[task] = place
       groups[place].members.append(task)
     }
-    for entry in groups {
+    for (place, entry) in groups.enumerated() {
       guard let leader = entry.leader else { continue }
       guard session[leader] == entry.session else {
         throw .groupSpansSessions(entry.numbers[0], TaskID(leader), TaskID(entry.members[0]))
       }
       _ = try merge(tree.tasks[leader].pids, of: leader, entry.numbers, entry.namespace)
+      (groups[place].numbers, groups[place].namespace) = (tree.tasks[leader].pids, namespace[leader])
     }
   }
 
