@@ -96,7 +96,9 @@ extension Emitter {
       if let led = plan.nodes[helper].carriedGroup {
         others = index.groups[led].members.compactMap { joined[$0] }
       }
-      if plan.inits[plan.nodes[helper].namespace] == helper { others += entered[plan.nodes[helper].namespace] ?? [] }
+      if plan.inits[plan.nodes[helper].namespace] == helper {
+        others += entered[plan.nodes[helper].namespace] ?? []
+      }
       add(.exit(WaitStatus(exitCode: 0)), by: helper, after: others)
       reap(helper)
     }
@@ -122,7 +124,7 @@ extension Emitter {
       let wanted = index.namespaceForChildren[task]
       if initReady[wanted] != nil || wanted == index.namespace[task] {
         bear(in: wanted, by: task)
-        if index.namespaces[wanted].isDead { entered[wanted, default: []].append(last[task]) }
+        if wanted != index.namespace[task] { entered[wanted, default: []].append(last[task]) }
       } else {
         bear(in: index.namespace[task], by: task)
         add(.unshare(.newPID), by: task)
@@ -140,7 +142,9 @@ extension Emitter {
 
   mutating func emitZombies() {
     for task in plan.order where !plan.isHelper(task) {
-      if case .zombie(let status) = index.tree.tasks[task].state { add(.exit(status), by: task) }
+      guard case .zombie(let status) = index.tree.tasks[task].state else { continue }
+      // A namespace dies with its init, so whoever has it for children has entered it before.
+      add(.exit(status), by: task, after: index.isInit(task) ? entered[index.namespace[task]] ?? [] : [])
     }
   }
 }

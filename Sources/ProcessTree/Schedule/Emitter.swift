@@ -34,6 +34,9 @@ struct Emitter {
   var joined: [Int?]
   /// What each node holds in the course of the schedule.
   var shares: [RecordedTask.Shares]
+  /// The objects that this makes the nodes hold, kind by kind, to be compared with the recorded ones.
+  private var objects: [[Int]]
+  private var objectCount = 0
   /// Where each node's children are born in the course of the schedule.
   var namespaceForChildren: [Int]
   /// The step that makes each namespace's init.
@@ -42,7 +45,7 @@ struct Emitter {
   var passedBy: [Int: [Int]] = [:]
   /// The recorded subreapers that already are ones.
   var subreapers: Set<Int> = []
-  /// The steps by which tasks entered a dead namespace.
+  /// The steps after which tasks have another namespace than their own for children, by namespace.
   var entered: [Int: [Int]] = [:]
   private var programs: [[Operation]]
   private var position: [Int]
@@ -58,6 +61,7 @@ struct Emitter {
     groupReady = Array(repeating: nil, count: plan.index.groups.count)
     joined = Array(repeating: nil, count: plan.index.tree.tasks.count)
     shares = plan.nodes.map(\.birthShares)
+    objects = Planner.sharedObjects.map { _ in Array(repeating: 0, count: plan.nodes.count) }
     namespaceForChildren = plan.nodes.map(\.namespace)
     initReady = Array(repeating: nil, count: plan.index.namespaces.count)
     programs = Array(repeating: [], count: plan.nodes.count)
@@ -66,9 +70,12 @@ struct Emitter {
 
   mutating func emit() throws(ScheduleError) {
     try runPrograms()
+    try checkShares()
     try emitLateGroups()
     let nodes = plan.nodes
-    let isBelowMaker = { (node: Planner.Node) in node.firstParent >= 0 && nodes[node.firstParent].reaper != nil }
+    let isBelowMaker = { (node: Planner.Node) in
+      node.firstParent >= 0 && nodes[node.firstParent].reaper != nil
+    }
     emitExits { $0.reaper == nil && isBelowMaker($0) }
     emitOrphans()
     emitThreads()
@@ -99,18 +106,18 @@ extension Emitter {
     clone(plan.top, by: Planner.tool, group: TreeIndex.outside)
     var ready = [plan.top]
     var finished = 0
+    var isFinished = Array(repeating: false, count: plan.nodes.count)
     while let node = ready.popLast() {
       let start = position[node]
-      while position[node] < programs[node].count {
-        let operation = programs[node][position[node]]
-        if let missing = condition(for: operation, of: node) {
-          waiting[missing, default: []].append(node)
-          break
-        }
-        try perform(operation, by: node, &ready)
+      guard start < programs[node].count || !isFinished[node] else { continue }
+      while position[node] < programs[node].count, findOperation(of: node) {
+        try perform(programs[node][position[node]], by: node, &ready)
         position[node] += 1
       }
-      if position[node] == programs[node].count { finished += 1 }
+      if position[node] == programs[node].count {
+        isFinished[node] = true
+        finished += 1
+      }
       // Children are served in the order of their creation.
       for operation in programs[node][start..<position[node]].reversed() {
         if case .clone(let child) = operation { ready.append(child) }
@@ -120,6 +127,25 @@ extension Emitter {
       let stuck = plan.order.first { position[$0] < programs[$0].count } ?? index.root
       throw .stepsWaitForEachOther(TaskID(min(stuck, index.tree.tasks.count - 1)))
     }
+  }
+
+  /// Makes the node's next operation one that can be performed, if there is one; the last clones of a program
+  /// may change places. Otherwise the node waits.
+  private mutating func findOperation(of node: Int) -> Bool {
+    let next = position[node]
+    guard let missing = condition(for: programs[node][next], of: node) else { return true }
+    waiting[missing, default: []].append(node)
+    let rest = programs[node].count - plan.nodes[node].late.count
+    guard next >= rest, plan.nodes[node].unshareAfter == nil else { return false }
+    for place in programs[node].indices.dropFirst(next + 1) {
+      if let missing = condition(for: programs[node][place], of: node) {
+        waiting[missing, default: []].append(node)
+      } else {
+        programs[node].swapAt(next, place)
+        return true
+      }
+    }
+    return false
   }
 
   private func program(of node: Int) -> [Operation] {
@@ -207,6 +233,9 @@ extension Emitter {
           child: node.actor, flags: flags, setTID: named(node.pids), exitSignal: signal)),
       by: creator)
     last[child] = steps.count - 1
+    for (kind, flag) in Self.shareFlags.enumerated() {
+      objects[kind][child] = creator >= 0 && flags.contains(flag) ? objects[kind][creator] : newObject()
+    }
     if isInit(child) { initReady[node.namespace] = steps.count - 1 }
     enter(inherited, child)
     if let needed = node.neededGroup, needed != inherited, node.isAdopted {
@@ -233,6 +262,29 @@ extension Emitter {
     return flags
   }
 
+  /// In the order of `Planner.sharedObjects`.
+  private static let shareFlags: [CloneFlags] = [.files, .fs, .sighand, .vm]
+
+  private mutating func newObject() -> Int {
+    objectCount += 1
+    return objectCount
+  }
+
+  /// Checks that those tasks share objects that should, and no others.
+  private func checkShares() throws(ScheduleError) {
+    for (kind, object) in Planner.sharedObjects.enumerated() {
+      var held: [ShareGroupID: Int] = [:]
+      var owner: [Int: ShareGroupID?] = [:]
+      for task in index.preorder where !index.isZombie(task) {
+        let (id, made) = (index.tree.tasks[task].shares[keyPath: object], objects[kind][task])
+        let isNew = owner.updateValue(id, forKey: made).map { $0 == id && id != nil } ?? true
+        guard isNew, id.flatMap({ held.updateValue(made, forKey: $0) }) ?? made == made else {
+          throw .sharingOutOfReach(TaskID(task))
+        }
+      }
+    }
+  }
+
   /// Parts with what the node held only to hand it on.
   private mutating func letGo(_ node: Int) {
     let (first, final) = (plan.nodes[node].birthShares, plan.nodes[node].shares)
@@ -244,6 +296,11 @@ extension Emitter {
     }
     if first.fs != final.fs { flags.insert(.fs) }
     if !flags.isEmpty { add(.unshare(flags), by: node) }
+    for (kind, flag) in Self.shareFlags.enumerated() {
+      if flags.contains(flag) || plan.nodes[node].isReplaced && flag != .fs {
+        objects[kind][node] = newObject()
+      }
+    }
     shares[node] = final
   }
 
@@ -255,7 +312,9 @@ extension Emitter {
       target = .id(index.groups[wanted].numbers[level])
     }
     let ready = groupReady[wanted].map { [$0] } ?? []
-    add(.setpgid(target: plan.nodes[node].actor, group: target), by: executor, after: others + ready + [last[node]])
+    add(
+      .setpgid(target: plan.nodes[node].actor, group: target), by: executor,
+      after: others + ready + [last[node]])
     last[node] = steps.count - 1
     enter(wanted, node)
   }

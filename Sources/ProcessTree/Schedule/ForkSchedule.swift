@@ -26,7 +26,8 @@ public struct ForkSchedule: Hashable, Sendable {
       case groupEntry(PID)
       /// Stays in the session that the tool is in, and makes members of it after the root has left it.
       case outsideSession
-      /// Makes the init of a namespace whose outer namespace the init's parent does not live in.
+      /// Makes the init of a namespace whose outer namespace the init's parent does not live in, or somebody in a
+      /// namespace that is not there yet when the parent leaves the session or group.
       case namespaceEntry
       /// Is the parent of tasks that become orphans when it exits.
       case parentOfOrphans

@@ -18,29 +18,10 @@ extension Planner {
         next = leaderThatMakes(at)
       }
       guard pending.count <= nodes.count else {
-        throw .unsupported(TaskID(task), "its session's leaders need each other")
+        throw .creatorsNeedEachOther(TaskID(task))
       }
       for at in pending.reversed() { try settleCreator(of: at) }
     }
-    for task in index.tree.tasks.indices { hurry(task) }
-  }
-
-  /// A child in another namespace that has to be born before its parent's `setsid` may need an init that comes
-  /// from a sibling, so whoever may be born early is.
-  private mutating func hurry(_ parent: Int) {
-    guard let session = nodes[parent].birthSession,
-      nodes[parent].early.contains(where: {
-        nodes[$0].namespace != nodes[parent].namespace && inits[nodes[$0].namespace] != $0
-      })
-    else { return }
-    func isFree(_ child: Int) -> Bool {
-      sessionLeaders[nodes[child].session] == child && nodes[child].session != TreeIndex.outside
-        && nodes[child].birthSession == nodes[parent].session && nodes[child].creator == parent
-    }
-    let free = nodes[parent].late.filter(isFree)
-    nodes[parent].late = nodes[parent].late.filter { !isFree($0) }
-    nodes[parent].early += free
-    for child in free { (nodes[child].birthSession, nodes[child].isEarly) = (session, true) }
   }
 
   /// The session leader below the parent that has to make the task, where the parent itself cannot.
@@ -69,7 +50,8 @@ extension Planner {
     }
     guard signal == .child else { throw .orphanWithExitSignal(TaskID(task), signal) }
     guard index.isNested(index.namespace[parent], in: nodes[leader].namespace) else {
-      throw .sessionOutOfReach(TaskID(task), index.sessions[nodes[leader].session].numbers.first ?? .invisible)
+      throw .sessionOutOfReach(
+        TaskID(task), index.sessions[nodes[leader].session].numbers.first ?? .invisible)
     }
     place(task, creator: orphanMaker(for: task, leader: leader), isSibling: false, isEarly: false)
   }
@@ -82,7 +64,8 @@ extension Planner {
     if inits[nodes[task].namespace] == task, nodes[creator].namespace != outer {
       let session = nodes[task].birthSession ?? nodes[creator].session
       let entry = addHelper(
-        .namespaceEntry, pids: [], namespace: outer, session: session, birthSession: session, creator: creator)
+        .namespaceEntry, pids: [], namespace: outer, session: session, birthSession: session, creator: creator
+      )
       nodes[entry].exitSignal = nodes[task].exitSignal
       append(entry, creator: creator, parent: parent, isSibling: isSibling, isEarly: isEarly)
       append(task, creator: entry, parent: parent, isSibling: true, isEarly: false)

@@ -57,10 +57,21 @@ extension Planner {
   /// it, puts the task there.
   mutating func settleInheritedGroups() throws(ScheduleError) {
     var inherits = Array(repeating: false, count: nodes.count)
+    // An init's children that may as well have fallen to it come after those that may not.
+    var flexible: [Int: [Int]] = [:]
     for node in order.reversed() {
       if !isHelper(node), !index.leadsSession(node) { try needOwnGroup(node) }
+      let children = flexible[node] ?? []
+      for child in children.filter({ !isSeenByLeader($0) }) + children.filter(isSeenByLeader) {
+        guard let needed = nodes[child].neededGroup else { continue }
+        inherits[child] = try settle(child, in: needed)
+      }
       guard let needed = nodes[node].neededGroup else { continue }
-      inherits[node] = try settle(node, in: needed)
+      if index.isInit(nodes[node].creator), nodes[node].creator != index.root, canBeReplanned(node) {
+        flexible[nodes[node].creator, default: []].append(node)
+      } else {
+        inherits[node] = try settle(node, in: needed)
+      }
     }
     inherits += Array(repeating: false, count: nodes.count - inherits.count)
     for node in nodes.indices {
@@ -68,12 +79,31 @@ extension Planner {
         if !isHelper(node), index.ledGroup[node] == nil {
           nodes[node].joinsLast = true
         } else {
-          nodes[node].inheriting = nodes[node].late.filter { inherits[$0] }
-          nodes[node].late.removeAll { inherits[$0] }
+          let late = nodes[node].late
+          nodes[node].inheriting = late.filter { inherits[$0] }
+          nodes[node].late = late.filter { !inherits[$0] }
         }
       }
+      letHelpersWait(\.early, of: node)
+      letHelpersWait(\.inheriting, of: node)
       for list in [\Node.early, \.inheriting, \.late] { putWaitingLast(list, of: node) }
     }
+  }
+
+  /// Whether the one who would make the node as an orphan could put it into the group that it needs.
+  private func isSeenByLeader(_ node: Int) -> Bool {
+    let leader = sessionLeaders[nodes[node].birthSession ?? nodes[node].session] ?? index.root
+    return nodes[node].neededGroup.map { index.isVisible($0, from: nodes[leader].namespace) } ?? true
+  }
+
+  /// Whether an init is easily born in a group, because its creator sees it or is in it.
+  private func isNatural(_ group: Int, for leader: Int) -> Bool {
+    let creator = nodes[leader].creator
+    guard creator >= 0, nodes[leader].neededGroup == nil || nodes[leader].neededGroup == group else {
+      return false
+    }
+    return index.isVisible(group, from: nodes[creator].namespace) || isHelper(creator)
+      || index.group[creator] == group
   }
 
   /// Finds out how a node gets into a group at birth; returns whether its creator has to be in it for that while
@@ -98,15 +128,24 @@ extension Planner {
       addGroupEntry(for: node, in: needed)
       return false
     }
+    if index.isInit(parent), parent != index.root, canBeReplanned(node), isSeenByLeader(node),
+      !isNatural(needed, for: creator)
+    {
+      try replan(node, in: needed)
+      return false
+    }
     if nodes[creator].neededGroup ?? needed == needed, index.group(ifTask: creator) ?? needed == needed {
       nodes[creator].neededGroup = needed
     } else if canBeMoved(creator, to: needed) {
       nodes[node].movesCreator = true
-    } else if index.isInit(parent), parent != index.root, canBeReplanned(node) {
+    } else if index.isInit(parent), parent != index.root, canBeReplanned(node), isSeenByLeader(node) {
       try replan(node, in: needed)
       return false
     } else if nodes[creator].neededGroup ?? needed == needed {
       nodes[creator].neededGroup = needed
+    } else if index.isInit(parent), parent != index.root, canBeReplanned(node) {
+      try replan(node, in: needed)
+      return false
     } else {
       throw outOfReach(needed, node)
     }
@@ -141,7 +180,8 @@ extension Planner {
     let session = nodes[node].birthSession ?? nodes[node].session
     return nodes[node].creator == index.parent(ifTask: node) && nodes[node].exitSignal == .child
       && (session == TreeIndex.outside || sessionLeaders[session] != nil)
-      && inits[nodes[node].namespace] != node
+      && (inits[nodes[node].namespace] != node
+        || index.namespaces[nodes[node].namespace].parent == nodes[nodes[node].creator].namespace)
       && !Self.sharedObjects.contains {
         let id = nodes[node].birthShares[keyPath: $0]
         let creator = nodes[nodes[node].creator]
@@ -166,8 +206,9 @@ extension Planner {
     nodes[maker].late.append(node)
     nodes[maker].neededGroup = needed
     nodes[maker].isAdopted = index.isVisible(needed, from: nodes[leader].namespace)
-    guard nodes[maker].isAdopted || carriedGroup(of: leader) == needed
-      || needed == TreeIndex.outside && leadersAreOutside(leader)
+    guard
+      nodes[maker].isAdopted || carriedGroup(of: leader) == needed
+        || needed == TreeIndex.outside && leadersAreOutside(leader)
     else { throw outOfReach(needed, node) }
   }
 
@@ -178,7 +219,9 @@ extension Planner {
 
   private mutating func needOwnGroup(_ task: Int) throws(ScheduleError) {
     let group = index.group[task]
-    guard !index.isVisible(group, from: index.namespace[task]), !canBeMovedLater(task, to: group) else { return }
+    guard !index.isVisible(group, from: index.namespace[task]), !canBeMovedLater(task, to: group) else {
+      return
+    }
     guard index.ledGroup[task] == nil, nodes[task].neededGroup ?? group == group else {
       throw outOfReach(group, task)
     }
@@ -208,16 +251,61 @@ extension Planner {
     nodes[node].creator == parent && nodes[node].isEarly ? nodes[parent].birthSession : nodes[parent].session
   }
 
+  /// Whether a child can only be made when its namespace is there.
+  private func isStranger(_ child: Int, to node: Int) -> Bool {
+    nodes[child].namespace != nodes[node].namespace && inits[nodes[child].namespace] != child
+  }
+
+  /// A task that is about to leave its session or group cannot wait until another namespace is there: helpers
+  /// stay behind there and make its children as siblings of theirs.
+  private mutating func letHelpersWait(_ list: WritableKeyPath<Node, [Int]>, of node: Int) {
+    struct Key: Hashable {
+      var signal: SignalNumber
+      var group: Int?
+      var isSibling: Bool
+    }
+    let strangers = nodes[node][keyPath: list].filter { isStranger($0, to: node) }
+    guard !strangers.isEmpty else { return }
+    nodes[node][keyPath: list].removeAll { strangers.contains($0) }
+    var makers: [Key: Int] = [:]
+    for child in strangers {
+      let first = nodes[child]
+      let key = Key(signal: first.exitSignal, group: first.neededGroup, isSibling: first.isSibling)
+      let session = first.birthSession ?? first.session
+      let maker =
+        makers[key]
+        ?? addHelper(
+          .namespaceEntry, pids: [], namespace: nodes[node].namespace, session: session,
+          birthSession: session,
+          creator: node)
+      if makers.updateValue(maker, forKey: key) == nil {
+        nodes[maker].exitSignal = first.exitSignal
+        (nodes[maker].isSibling, nodes[maker].firstParent) = (first.isSibling, first.firstParent)
+        (nodes[maker].isEarly, nodes[maker].neededGroup) = (first.isEarly, first.neededGroup)
+        (nodes[maker].isAdopted, nodes[maker].movesCreator) = (first.isAdopted, first.movesCreator)
+        nodes[node][keyPath: list].append(maker)
+      }
+      for object in Self.sharedObjects {
+        let id = first.birthShares[keyPath: object]
+        let held = [nodes[node].birthShares[keyPath: object], nodes[node].shares[keyPath: object]]
+        if id != nil, held.contains(id) { nodes[maker].birthShares[keyPath: object] = id }
+      }
+      nodes[maker].shares = nodes[maker].birthShares
+      nodes[maker].late.append(child)
+      (nodes[child].creator, nodes[child].isSibling, nodes[child].isEarly) = (maker, true, false)
+      (nodes[child].isAdopted, nodes[child].movesCreator) = (false, false)
+    }
+  }
+
   /// Children that need a group come late, and children in other namespaces last, because the groups and the
   /// namespaces may have to be made first.
   private mutating func putWaitingLast(_ list: WritableKeyPath<Node, [Int]>, of node: Int) {
     let children = nodes[node][keyPath: list]
     func patience(_ child: Int) -> (Int, Int) {
-      if nodes[child].movesCreator { return (3, nodes[child].namespace) }
-      if nodes[child].namespace != nodes[node].namespace, inits[nodes[child].namespace] != child {
-        return (2, nodes[child].namespace)
+      if isStranger(child, to: node) {
+        return (nodes[child].movesCreator ? 4 : 3, nodes[child].namespace)
       }
-      return (nodes[child].isAdopted ? 1 : 0, 0)
+      return (nodes[child].movesCreator ? 2 : nodes[child].isAdopted ? 1 : 0, 0)
     }
     guard children.contains(where: { patience($0) != (0, 0) }) else { return }
     let keyed = children.enumerated().map { (patience($0.element), $0.offset, $0.element) }

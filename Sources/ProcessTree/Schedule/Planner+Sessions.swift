@@ -17,7 +17,7 @@ extension Planner {
       } else if leader != nil, !isInit {
         byChoice[1].append(task)
       } else {
-        byChoice[nodes[task].exitSignal == .child ? 3 : 2].append(task)
+        byChoice[nodes[task].exitSignal == .child && !shares(task, with: parent) ? 3 : 2].append(task)
       }
     }
     for task in byChoice.joined() {
@@ -37,7 +37,8 @@ extension Planner {
       let canBeBorn = canBeBorn(parent, in: session)
       let isStranger = index.namespace[member] != index.namespace[parent] && !index.isInit(member)
       let isNear = parent != index.root && nodes[index.parent[parent]].session == session && !isStranger
-      if canFall(member, to: parent, from: session), !(canBeBorn && isNear) {
+      let isRelated = isNear || shares(member, with: parent)
+      if canFall(member, to: parent, from: session), !(canBeBorn && isRelated) {
         if session == TreeIndex.outside { needsOutsideCarrier = true }
         return
       }
@@ -51,6 +52,14 @@ extension Planner {
       let start = min(ranges[session]?.lowerBound ?? .max, index.enter[parent])
       ranges[session] = start..<max(ranges[session]?.upperBound ?? 0, index.enter[parent] + 1)
       (member, parent) = (parent, index.parent[parent])
+    }
+  }
+
+  /// Whether two tasks share an object, as creator and child do.
+  private func shares(_ task: Int, with other: Int) -> Bool {
+    Self.sharedObjects.contains {
+      let id = nodes[task].shares[keyPath: $0]
+      return id != nil && id == nodes[other].shares[keyPath: $0]
     }
   }
 
@@ -115,7 +124,8 @@ extension Planner {
       let numbers = index.sessions[session].numbers
       // Without members above it, all that matters is that it can live in its namespace.
       let home = index.sessions[session].namespace
-      let parent = try innermostEntry(session) ?? inits[home].flatMap { isHelper($0) ? nil : $0 } ?? index.root
+      let parent =
+        try innermostEntry(session) ?? inits[home].flatMap { isHelper($0) ? nil : $0 } ?? index.root
       guard canLead(session, below: parent) else { throw .sessionOutOfReach(TaskID(parent), numbers[0]) }
       let leader = addHelper(
         .session(numbers[0]), pids: numbers, namespace: index.sessions[session].namespace, session: session,
@@ -185,4 +195,3 @@ extension Planner {
     nodes[leader].birthSession = birth
   }
 }
-

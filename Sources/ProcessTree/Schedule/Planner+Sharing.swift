@@ -75,7 +75,8 @@ extension Planner {
       return
     }
     let maker = addHelper(
-      .sharing, pids: [], namespace: nodes[top].namespace, session: session, birthSession: session, creator: top)
+      .sharing, pids: [], namespace: nodes[top].namespace, session: session, birthSession: session,
+      creator: top)
     nodes[maker].exitSignal = first.exitSignal
     nodes[maker].isSibling = first.isSibling
     nodes[maker].isEarly = isEarly

@@ -119,7 +119,8 @@ struct Planner {
   /// With a namespace of its own to be restored in, the tree hangs below one init per level around it.
   private mutating func placeOuterInits(from level: Int) {
     var outer: [Int] = []
-    var at = index.isRootInit ? index.namespaces[index.namespace[index.root]].parent : index.namespace[index.root]
+    var at =
+      index.isRootInit ? index.namespaces[index.namespace[index.root]].parent : index.namespace[index.root]
     while at >= 0, index.namespaces[at].level >= level {
       outer.append(at)
       at = index.namespaces[at].parent
@@ -146,7 +147,11 @@ struct Planner {
       let outer = index.namespaces[namespace].parent
       let holder = index.namespaceForChildren.firstIndex(of: namespace)
       let creator: Int
-      if let holder, index.namespace[holder] == outer { creator = holder } else { creator = inits[outer] ?? index.root }
+      if let holder, index.namespace[holder] == outer {
+        creator = holder
+      } else {
+        creator = inits[outer] ?? index.root
+      }
       let session = nodes[creator].session
       let leader = addHelper(
         .deadNamespaceInit, pids: freeNumbers.initPIDs(in: namespace), namespace: namespace,
@@ -188,7 +193,7 @@ extension Planner {
       stack += nodes[node].early.reversed()
     }
     if let lost = nodes.firstIndex(where: { $0.order < 0 }) {
-      throw .unsupported(TaskID(min(lost, index.tree.tasks.count - 1)), "its creators need each other")
+      throw .creatorsNeedEachOther(TaskID(min(lost, index.tree.tasks.count - 1)))
     }
   }
 

@@ -93,7 +93,9 @@ struct TreeIndex {
       }
     }
     for task in tree.tasks {
-      for pids in [task.pids, task.group, task.session] + task.threads { use(pids, in: namespace[task.id.index]) }
+      for pids in [task.pids, task.group, task.session] + task.threads {
+        use(pids, in: namespace[task.id.index])
+      }
     }
     return numbers
   }
@@ -235,6 +237,19 @@ extension TreeIndex {
         throw .initInsideItsNamespace(TaskID(leader))
       }
     }
+    try checkEmptyNamespaces()
+  }
+
+  /// A namespace without tasks is the last `unshare` of one task, unless it is dead.
+  private func checkEmptyNamespaces() throws(ScheduleError) {
+    var makers: [Int: Int] = [:]
+    for task in tree.tasks.indices where namespaceForChildren[task] != namespace[task] {
+      let inner = namespaceForChildren[task]
+      guard namespaces[inner].taskCount == 0, !namespaces[inner].isDead else { continue }
+      guard makers.updateValue(task, forKey: inner) == nil, namespaces[inner].parent == namespace[task] else {
+        throw .emptyNamespaceShared(namespaces[inner].id)
+      }
+    }
   }
 
   private func firstTask(in entry: Namespace) -> Int {
@@ -314,7 +329,9 @@ extension TreeIndex {
     let isSeenInside = tree.tasks.contains {
       $0.group[0] == rootKey && $0.group.count { $0 != .invisible } > (isRootInit ? levels - 1 : levels)
     }
-    if session[root] == Self.outside, taskByPID[rootKey] == nil, !isSeenInside { places[rootKey] = Self.outside }
+    if session[root] == Self.outside, taskByPID[rootKey] == nil, !isSeenInside {
+      places[rootKey] = Self.outside
+    }
     var sessionByKey: [PID: Int] = [:]
     for (index, entry) in sessions.enumerated() where index != Self.outside {
       sessionByKey[entry.numbers[0]] = index
