@@ -125,3 +125,26 @@ import Testing
     expect(tree, .parentCycle(TaskID(1)), "own ancestor")
   }
 }
+
+/// A schedule never makes another tree than the recorded one: a changed tree comes back as changed, or is refused.
+@Test(arguments: [0, 3]) func changedTreesComeBackAsChangedOrAreRefused(levels: Int) throws {
+  var limits = RandomHistory.Limits()
+  limits.tasks = 30
+  limits.innerLevels = levels
+  var refused = 0
+  let count = UInt64(treeCount / 12)
+  for seed in 0..<count {
+    let history = try RandomHistory(seed: seed, limits: limits)
+    guard history.isSelfContained else { continue }
+    var random = SplitMix64(seed: ~seed)
+    let tree = history.tree.mutated(using: &random)
+    switch outcome(of: tree) {
+    case .exact: break
+    case .refused(let error):
+      refused += 1
+      #expect(error.description(in: tree) != "the tree cannot be made", "seed \(seed)")
+    case .wrong(let text): Issue.record("seed \(seed):\n\(tree)\n\(text)")
+    }
+  }
+  #expect(refused > count / 4)
+}

@@ -266,7 +266,7 @@ extension Planner {
     }
     let strangers = nodes[node][keyPath: list].filter { isStranger($0, to: node) }
     guard !strangers.isEmpty else { return }
-    nodes[node][keyPath: list].removeAll { strangers.contains($0) }
+    nodes[node][keyPath: list] = nodes[node][keyPath: list].filter { !isStranger($0, to: node) }
     var makers: [Key: Int] = [:]
     for child in strangers {
       let first = nodes[child]
