@@ -5,7 +5,7 @@ extension ForkSchedule {
   /// siblings that share objects in pairs.
   ///
   /// - Throws: `ScheduleError` when no sequence of system calls can end in such a tree, or when the options
-  ///   do not allow it. A few trees that need several rare coincidences at once (one in some 5,000 of the random
+  ///   do not allow it. A few trees that need several rare coincidences at once (one in ten thousand of the random
   ///   ones with nested namespaces) are refused although they are possible; none is made wrong.
   public static func compute(
     _ tree: RecordedTree, options: Options = Options()
