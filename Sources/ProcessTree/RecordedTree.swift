@@ -91,17 +91,23 @@ public struct RecordedNamespace: Hashable, Sendable {
   public var level: Int
   /// The user namespace whose capabilities decide who may choose PIDs in it, where it is known.
   public var userNamespace: UserNamespaceID?
+  /// Whether its init was there and has gone. Tasks may still have it as their namespace for children, and
+  /// then cannot fork.
+  public var isDead: Bool
 
   public init(
-    id: PIDNamespaceID, parent: PIDNamespaceID?, level: Int, userNamespace: UserNamespaceID? = nil
+    id: PIDNamespaceID, parent: PIDNamespaceID?, level: Int, userNamespace: UserNamespaceID? = nil,
+    isDead: Bool = false
   ) {
     (self.id, self.parent, self.level, self.userNamespace) = (id, parent, level, userNamespace)
+    self.isDead = isDead
   }
 }
 
 /// A process tree as a checkpoint records it.
 ///
-/// A namespace in which no task lives is one that was made by `unshare(2)` and still waits for its first task.
+/// A namespace in which no task lives lies around the root's one, or is dead, or was made by `unshare(2)` and
+/// still waits for its first task.
 public struct RecordedTree: Hashable, Sendable {
   /// Every process; `tasks[i].id.index == i`, and a parent may come after its child.
   public var tasks: [RecordedTask]

@@ -69,7 +69,8 @@ extension KernelModel {
       return RecordedNamespace(
         id: PIDNamespaceID(UInt32(index)),
         parent: entry.level == firstLevel ? nil : PIDNamespaceID(UInt32(entry.parent)),
-        level: entry.level - firstLevel)
+        level: entry.level - firstLevel,
+        isDead: !entry.isAdding && !tasks.contains { $0.pidNamespace.rawValue == UInt32(index) })
     }
   }
 }

@@ -66,8 +66,8 @@ public struct ScheduleRun: Sendable {
       let pid: PID = target == step.executor ? .invisible : kernel.pid(of: try find(target), in: home)
       try kernel.setpgid(by: caller, pid: pid, group: number)
     case .setns(let id):
-      guard let actor = schedule.namespaceInits[id] else { throw KernelError(.EINVAL, "nobody made \(id)") }
-      try kernel.setns(by: caller, to: kernel.namespace(of: try find(actor)))
+      let leader = try schedule.namespaceInits[id].map { (actor) throws(KernelError) in try find(actor) }
+      try kernel.setns(by: caller, to: kernel.namespace(of: leader ?? caller))
     case .unshare(let flags): try kernel.unshare(by: caller, flags: flags)
     case .exec: try kernel.exec(by: caller)
     case .setChildSubreaper(let isOn): try kernel.setChildSubreaper(by: caller, isOn)

@@ -6,10 +6,13 @@ extension RecordedTree {
   public func canonical(droppingLevels dropped: Int = 0) -> RecordedTree {
     guard let root = tasks.first(where: { $0.parent == nil }) else { return self }
     let leaders = Set(tasks.compactMap(\.pids.first))
-    var outside: [PID] = []
-    if root.session != root.pids { outside.append(root.session[0]) }
-    var outsideGroups: [PID] = []
-    if root.session != root.pids, !leaders.contains(root.group[0]) { outsideGroups.append(root.group[0]) }
+    let rootLevels = root.pids.count
+    // What is led from around the root's namespace cannot be told apart from the root's own outside session.
+    func isOutside(_ list: [PID], root: PID?) -> Bool {
+      list[0] == root || list.count { $0 != .invisible } < rootLevels
+    }
+    let outsideSession = root.session == root.pids ? nil : root.session[0]
+    let outsideGroup = root.session == root.pids || leaders.contains(root.group[0]) ? nil : root.group[0]
 
     let order = tasks.indices.sorted { left, right in
       let (one, other) = (tasks[left].pids.dropFirst(dropped), tasks[right].pids.dropFirst(dropped))
@@ -22,8 +25,8 @@ extension RecordedTree {
       var task = tasks[old]
       task.id = TaskID(new)
       task.parent = task.parent.map { TaskID(place[$0.index]) }
-      if outside.contains(task.session[0]) { task.session = task.session.map { _ in .invisible } }
-      if outsideGroups.contains(task.group[0]) { task.group = task.group.map { _ in .invisible } }
+      if isOutside(task.session, root: outsideSession) { task.session = task.session.map { _ in .invisible } }
+      if isOutside(task.group, root: outsideGroup) { task.group = task.group.map { _ in .invisible } }
       task.pids.removeFirst(dropped)
       task.session.removeFirst(dropped)
       task.group.removeFirst(dropped)
@@ -34,7 +37,8 @@ extension RecordedTree {
       canonical.append(task)
     }
     for object in [\RecordedTask.Shares.files, \.fs, \.sighand, \.mm] { renumber(object, in: &canonical) }
-    return RecordedTree(tasks: canonical, namespaces: renumberNamespaces(in: &canonical, dropped: dropped))
+    let namespaces = renumberNamespaces(in: &canonical, dropped: dropped)
+    return RecordedTree(tasks: canonical, namespaces: namespaces)
   }
 
   private func renumber(
@@ -59,6 +63,7 @@ extension RecordedTree {
   private func renumberNamespaces(in tasks: inout [RecordedTask], dropped: Int) -> [RecordedNamespace] {
     let parents = Dictionary(namespaces.map { ($0.id, $0.parent) }) { first, _ in first }
     let levels = Dictionary(namespaces.map { ($0.id, $0.level) }) { first, _ in first }
+    let dead = Set(namespaces.filter(\.isDead).map(\.id))
     var names: [PIDNamespaceID: PIDNamespaceID] = [:]
     var listed: [RecordedNamespace] = []
     func name(_ id: PIDNamespaceID) -> PIDNamespaceID {
@@ -68,7 +73,8 @@ extension RecordedTree {
       if level > dropped, let outer = parents[id] ?? nil { parent = name(outer) }
       let new = PIDNamespaceID(UInt32(listed.count + 1))
       names[id] = new
-      listed.append(RecordedNamespace(id: new, parent: parent, level: level - dropped))
+      listed.append(
+        RecordedNamespace(id: new, parent: parent, level: level - dropped, isDead: dead.contains(id)))
       return new
     }
     for index in tasks.indices {

@@ -69,14 +69,21 @@ public struct RandomHistory: Sendable {
     self.limits = limits
     shell = try kernel.clone(by: kernel.initProcess, setTID: [PID(900)])
     try kernel.setsid(by: shell)
-    root = try kernel.clone(by: shell, setTID: [PID(Int32.random(in: 2...300, using: &random))])
+    let number = PID(Int32.random(in: 2...300, using: &random))
+    if limits.innerLevels > 0, Int.random(in: 0..<3, using: &random) == 0 {
+      root = try kernel.clone(by: shell, flags: .newPID, setTID: [.one, number])
+    } else {
+      root = try kernel.clone(by: shell, setTID: [number])
+    }
     processes = [root]
     switch Int.random(in: 0..<4, using: &random) {
     case 0: break
     case 1: try kernel.setpgid(by: root, pid: .invisible, group: .invisible)
     default: try kernel.setsid(by: root)
     }
-    let wanted = Int.random(in: 1...limits.tasks, using: &random)
+    // Most mistakes show in a small tree, which costs less.
+    let most = Int.random(in: 0..<4, using: &random) == 0 ? limits.tasks : (limits.tasks + 2) / 3
+    let wanted = Int.random(in: 1...most, using: &random)
     eventCount = wanted * limits.eventsPerTask
     let events = Event.allCases.filter {
       (limits.innerLevels > 0 || !$0.needsNamespaces) && (limits.unusualClones || !$0.isUnusual)
@@ -98,6 +105,21 @@ public struct RandomHistory: Sendable {
 
   /// The tree as a checkpoint would record it.
   public var tree: RecordedTree { kernel.record(root: root, outermost: kernel.rootNamespace) }
+
+  /// Whether every namespace that tasks of the tree live in or enter came with its init, which may instead have
+  /// become an orphan and left.
+  public var isSelfContained: Bool {
+    let tree = tree
+    let outer = kernel.namespaces.indices.filter {
+      kernel.isNested(kernel.activeNamespace(root.index), in: $0)
+    }
+    let known = outer.map { PIDNamespaceID(UInt32($0)) }
+    let inits = tree.tasks.filter { $0.pids.last == .one }.map(\.pidNamespace)
+    let dead = tree.namespaces.filter(\.isDead).map(\.id)
+    let unborn = tree.namespaces.filter { !kernel.hasInit(KernelModel.Namespace(index: Int($0.id.rawValue))) }
+    let complete = Set(known + inits + dead + unborn.map(\.id))
+    return tree.namespaces.allSatisfy { complete.contains($0.id) }
+  }
 
   // MARK: Events
 

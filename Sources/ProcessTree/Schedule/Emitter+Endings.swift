@@ -1,17 +1,26 @@
 extension Emitter {
   /// Groups whose leader was not there yet, and leaders that end in another group than their own.
-  mutating func emitLateGroups() {
+  mutating func emitLateGroups() throws(ScheduleError) {
     let count = index.tree.tasks.count
     let tasks = plan.order.filter { $0 < count }
     let ledGroup = index.ledGroup
-    for task in tasks where joined[task] == nil && ledGroup[task] == nil { join(task) }
-    for task in tasks where joined[task] == nil {
+    for task in tasks where group[task] != index.group[task] && ledGroup[task] == nil { try joinLate(task) }
+    for task in tasks where group[task] != index.group[task] {
       guard let led = ledGroup[task] else { continue }
       // The group must not die with the leader's departure: one who stays has to be in it.
       let stayer = index.groups[led].members.first { joined[$0] != nil }.flatMap { joined[$0] }
       let keeper = plan.groupKeepers[task].map { last[$0] }
-      join(task, after: [stayer ?? keeper].compactMap(\.self))
+      try joinLate(task, after: [stayer ?? keeper].compactMap(\.self))
     }
+  }
+
+  private mutating func joinLate(_ task: Int, after others: [Int] = []) throws(ScheduleError) {
+    let wanted = index.group[task]
+    let isVisible = index.isVisible(wanted, from: index.namespace[task])
+    guard isVisible || plan.canBeMovedLater(task, to: wanted) else {
+      throw .groupOutOfReach(TaskID(task), index.groups[wanted].numbers.first ?? .invisible)
+    }
+    put(task, into: wanted, by: isVisible ? task : plan.nodes[task].firstParent, after: others)
   }
 
   /// Helpers exit, and what they made becomes children of a subreaper or of the namespace's init.
@@ -45,7 +54,7 @@ extension Emitter {
   private func passes(_ maker: Int) -> [Int] {
     var passed: [Int] = []
     var at = plan.nodes[maker].firstParent
-    while at >= 0, at != plan.nodes[maker].reaper {
+    while at >= 0, at != plan.nodes[maker].reaper, plan.nodes[at].namespace == plan.nodes[maker].namespace {
       passed.append(at)
       at = plan.nodes[at].firstParent
     }
@@ -58,7 +67,7 @@ extension Emitter {
   private mutating func orphan(
     _ makers: [Int], to reaper: Int, after others: [Int] = [], isLast: Bool
   ) -> [Int] {
-    let isInit = index.namespaces[plan.nodes[reaper].namespace].initTask == reaper
+    let isInit = index.isInit(reaper)
     if !isInit, !subreapers.contains(reaper) {
       add(.setChildSubreaper(true), by: reaper, after: others + (passedBy[reaper] ?? []))
       subreapers.insert(reaper)
@@ -79,13 +88,16 @@ extension Emitter {
     return exits
   }
 
-  /// The helpers that carried an ID are no longer needed once everybody is in their session or group.
-  mutating func emitHelperExits() {
-    for helper in plan.order.reversed() where helper >= index.tree.tasks.count {
-      guard plan.nodes[helper].reaper == nil else { continue }
+  /// Helpers are no longer needed once everybody is in their session, group and namespace.
+  mutating func emitExits(of isMeant: (Planner.Node) -> Bool) {
+    for helper in plan.order.reversed() where plan.isHelper(helper) {
+      guard !plan.nodes[helper].isPersistent, isMeant(plan.nodes[helper]) else { continue }
       var others: [Int] = []
       if let led = plan.nodes[helper].carriedGroup {
         others = index.groups[led].members.compactMap { joined[$0] }
+      }
+      if plan.inits[plan.nodes[helper].namespace] == helper {
+        others += entered[plan.nodes[helper].namespace] ?? []
       }
       add(.exit(WaitStatus(exitCode: 0)), by: helper, after: others)
       reap(helper)
@@ -96,18 +108,43 @@ extension Emitter {
     add(.wait(plan.nodes[helper].actor), by: plan.nodes[helper].firstParent, after: [last[helper]])
   }
 
-  mutating func emitLastSteps() {
-    for task in plan.order where task < index.tree.tasks.count {
+  /// A thread lives in its leader's namespace, so that has to be the one for children.
+  mutating func emitThreads() {
+    for task in plan.order where !plan.isHelper(task) {
       let record = index.tree.tasks[task]
-      if record.isChildSubreaper, !subreapers.contains(task) {
-        add(.setChildSubreaper(true), by: task, after: passedBy[task] ?? [])
-      }
+      if !record.threads.isEmpty { bear(in: index.namespace[task], by: task) }
       for (number, thread) in record.threads.enumerated() {
         add(.makeThread(index: number, flags: .threadShares, setTID: named(thread)), by: task)
       }
     }
-    for task in plan.order where task < index.tree.tasks.count {
-      if case .zombie(let status) = index.tree.tasks[task].state { add(.exit(status), by: task) }
+  }
+
+  mutating func emitNamespacesForChildren() {
+    for task in plan.order where !plan.isHelper(task) && !index.isZombie(task) {
+      let wanted = index.namespaceForChildren[task]
+      if initReady[wanted] != nil || wanted == index.namespace[task] {
+        bear(in: wanted, by: task)
+        if wanted != index.namespace[task] { entered[wanted, default: []].append(last[task]) }
+      } else {
+        bear(in: index.namespace[task], by: task)
+        add(.unshare(.newPID), by: task)
+      }
+    }
+  }
+
+  mutating func emitSubreapers() {
+    for task in plan.order where !plan.isHelper(task) {
+      guard index.tree.tasks[task].isChildSubreaper, !subreapers.contains(task) else { continue }
+      if index.isZombie(task) { continue }
+      add(.setChildSubreaper(true), by: task, after: passedBy[task] ?? [])
+    }
+  }
+
+  mutating func emitZombies() {
+    for task in plan.order where !plan.isHelper(task) {
+      guard case .zombie(let status) = index.tree.tasks[task].state else { continue }
+      // A namespace dies with its init, so whoever has it for children has entered it before.
+      add(.exit(status), by: task, after: index.isInit(task) ? entered[index.namespace[task]] ?? [] : [])
     }
   }
 }

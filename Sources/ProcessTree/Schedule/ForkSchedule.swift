@@ -22,12 +22,21 @@ public struct ForkSchedule: Hashable, Sendable {
       case group(PID)
       /// Stays in a group while its leader, who is to leave it, has not yet been followed by a member.
       case groupKeeper(PID)
+      /// Makes siblings that inherit a group, which is not visible in their namespace.
+      case groupEntry(PID)
+      /// Stays in the session that the tool is in, and makes members of it after the root has left it.
+      case outsideSession
+      /// Makes the init of a namespace whose outer namespace the init's parent does not live in, or somebody in a
+      /// namespace that is not there yet when the parent leaves the session or group.
+      case namespaceEntry
       /// Is the parent of tasks that become orphans when it exits.
       case parentOfOrphans
       /// Makes tasks that share something with each other, and not with their parent.
       case sharing
       /// Is init of the namespace that the tree is restored in; it lives on with the tree.
       case namespaceInit
+      /// Was init of a namespace that is dead but still somebody's namespace for children.
+      case deadNamespaceInit
     }
 
     public var id: HelperID
@@ -68,7 +77,8 @@ public struct ForkSchedule: Hashable, Sendable {
     case setsid
     /// `target` is the executing task or a child of it.
     case setpgid(target: Actor, group: Group)
-    /// Children are from now on born in that namespace (`setns(2)` with its `/proc/PID/ns/pid`).
+    /// Children are from now on born in that namespace: `setns(2)` with `/proc/PID/ns/pid` of the one whom
+    /// `namespaceInits` names, or, where it names nobody, of the executing task itself.
     case setns(PIDNamespaceID)
     case unshare(CloneFlags)
     /// Replaces the address space and the handlers by ones of its own (`execve(2)` of the stub).
@@ -84,7 +94,7 @@ public struct ForkSchedule: Hashable, Sendable {
     public var executor: Actor
     public var action: Action
     /// The steps (places in `steps`, ascending) that must be complete before this one starts. The previous
-    /// step of the same executor, or the clone that made it, is always among them.
+    /// step of the same executor, or the clone that made it, is among them or before one of them.
     public var dependencies: [Int]
   }
 

@@ -16,7 +16,6 @@ extension Planner {
         try connect(members, object, id)
       }
     }
-    try orderForUnsharing()
   }
 
   private mutating func connect(
@@ -66,20 +65,21 @@ extension Planner {
     _ top: Int, _ children: [Int], _ object: SharedObject, _ id: ShareGroupID
   ) throws(ScheduleError) {
     let first = nodes[children[0]]
-    let isEarly = nodes[top].early.contains(children[0])
+    let isEarly = first.isEarly
     let isAlike = children.allSatisfy {
       nodes[$0].isSibling == first.isSibling && nodes[$0].exitSignal == first.exitSignal
-        && nodes[$0].pids.last != .one && nodes[top].early.contains($0) == isEarly
-        && !nodes[top].groupLeaders.contains($0) && nodes[$0].namespace == first.namespace
+        && nodes[$0].isEarly == isEarly && !nodes[top].groupLeaders.contains($0)
     }
     guard isAlike, !isHelper(top), !index.isZombie(top), let session = first.birthSession else {
       try hold(top, object, id, for: children[0])
       return
     }
     let maker = addHelper(
-      .sharing, pids: [], namespace: first.namespace, session: session, birthSession: session, creator: top)
+      .sharing, pids: [], namespace: nodes[top].namespace, session: session, birthSession: session,
+      creator: top)
     nodes[maker].exitSignal = first.exitSignal
     nodes[maker].isSibling = first.isSibling
+    nodes[maker].isEarly = isEarly
     nodes[maker].firstParent = first.firstParent
     for other in Self.sharedObjects where other != object {
       // What they share with their creator they go on sharing with it.
@@ -91,7 +91,9 @@ extension Planner {
     nodes[maker].shares[keyPath: object] = id
     nodes[maker].birthShares = nodes[maker].shares
     nodes[maker].late = children
-    for child in children { (nodes[child].creator, nodes[child].isSibling) = (maker, true) }
+    for child in children {
+      (nodes[child].creator, nodes[child].isSibling, nodes[child].isEarly) = (maker, true, false)
+    }
     if isEarly {
       nodes[top].early.removeAll(where: children.contains)
       nodes[top].early.append(maker)
@@ -123,7 +125,7 @@ extension Planner {
   func isHelper(_ node: Int) -> Bool { node >= index.tree.tasks.count }
 
   /// Puts the children that need what a task holds at first before those that need what it holds in the end.
-  private mutating func orderForUnsharing() throws(ScheduleError) {
+  mutating func orderForUnsharing() throws(ScheduleError) {
     var counts = Array(repeating: [ShareGroupID: Int](), count: Self.sharedObjects.count)
     for (place, object) in Self.sharedObjects.enumerated() {
       for node in nodes { node.shares[keyPath: object].map { counts[place][$0, default: 0] += 1 } }
@@ -155,8 +157,9 @@ extension Planner {
       children.filter { needs(first, firstSignal, $0) } + children.filter { !needs(first, firstSignal, $0) }
     }
     nodes[node].early = sorted(nodes[node].early)
+    nodes[node].inheriting = sorted(nodes[node].inheriting)
     nodes[node].late = sorted(nodes[node].late)
-    let children = nodes[node].early + nodes[node].late
+    let children = nodes[node].early + nodes[node].inheriting + nodes[node].late
     guard let last = children.lastIndex(where: { needs(first, firstSignal, $0) }),
       !children[...last].contains(where: { needs(final, .child, $0) })
     else { throw .sharingOutOfReach(TaskID(node)) }

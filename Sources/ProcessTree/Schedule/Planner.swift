@@ -23,11 +23,27 @@ struct Planner {
     var isSibling = false
     /// The parent after the clone.
     var firstParent = Planner.undecided
-    /// Clones that the node makes while it is in its birth session, then those it makes afterwards.
+    /// Clones that the node makes while it is in its birth session, then, with its own session, those that
+    /// inherit its birth group, then the others.
     var early: [Int] = []
+    var inheriting: [Int] = []
     var late: [Int] = []
-    /// Helpers that it makes to carry the ID of a group.
+    /// Helpers that it makes to carry the ID of a group that it may join at once.
     var groupLeaders: [Int] = []
+    /// Whether its creator makes it before its own `setsid`.
+    var isEarly = false
+    /// The group that it must be in from birth, because nobody can put it there later.
+    var neededGroup: Int?
+    /// Whether its first parent can put it there at birth, if it is not born there.
+    var isAdopted = false
+    /// Whether it joins its group only when it has made everybody.
+    var joinsLast = false
+    /// Whether its creator's parent puts the creator there to make it.
+    var movesCreator = false
+    /// For a helper: the group that it joins before it makes anybody.
+    var joinedGroup: Int?
+    /// Whether it lives on with the tree, without being recorded.
+    var isPersistent = false
     /// For a helper that leaves orphans: who gets them.
     var reaper: Int?
     /// Whether those orphans were under the plan's parent of the helper only to make children there.
@@ -42,7 +58,6 @@ struct Planner {
     var unshareAfter: Int?
     var isReplaced = false
     var order = -1
-    var depth = 0
   }
 
   static let tool = -1
@@ -61,15 +76,19 @@ struct Planner {
   var groupKeepers: [Int: Int] = [:]
   /// The nodes in preorder of the plan, creators before what they create.
   var order: [Int] = []
-  private var orphanMakers: [Pair: Int] = [:]
+  /// The node that the tool makes: the root, or the init of the namespace that it is restored in.
+  var top: Int
+  var needsOutsideCarrier = false
+  var orphanMakers: [OrphanMakerKey: Int] = [:]
+  /// Who is PID 1 of each namespace.
+  var inits: [Int?] = []
+  var freeNumbers: FreeNumbers
 
-  struct Pair: Hashable {
-    var parent: Int
-    var session: Int
-  }
-
-  init(_ index: TreeIndex) throws(ScheduleError) {
+  init(_ index: TreeIndex, options: ForkSchedule.Options) throws(ScheduleError) {
     self.index = index
+    top = index.root
+    freeNumbers = FreeNumbers(index)
+    inits = index.namespaces.map(\.initTask)
     for (task, record) in index.tree.tasks.enumerated() {
       nodes.append(
         Node(
@@ -80,14 +99,66 @@ struct Planner {
       (nodes[task].shares, nodes[task].birthShares) = (record.shares, record.shares)
     }
     nodes[index.root].birthSession = TreeIndex.outside
+    (nodes[index.root].creator, nodes[index.root].firstParent) = (Self.tool, Self.tool)
+    if options.newPIDNamespace { placeOuterInits(from: options.outermostNamedLevel) }
     try settleBirthSessions()
     try placeSessionLeaders()
     try settleCreators()
     placeGroupLeaders()
     placeGroupKeepers()
+    try placeDeadInits()
     try sortIntoPreorder()
     try carryShares()
     try sortIntoPreorder()
+    try settleInheritedGroups()
+    try orderForUnsharing()
+    try sortIntoPreorder()
+    try checkReapers()
+  }
+
+  /// With a namespace of its own to be restored in, the tree hangs below one init per level around it.
+  private mutating func placeOuterInits(from level: Int) {
+    var outer: [Int] = []
+    var at =
+      index.isRootInit ? index.namespaces[index.namespace[index.root]].parent : index.namespace[index.root]
+    while at >= 0, index.namespaces[at].level >= level {
+      outer.append(at)
+      at = index.namespaces[at].parent
+    }
+    var creator = Self.tool
+    for namespace in outer.reversed() {
+      let leader = addHelper(
+        .namespaceInit, pids: freeNumbers.initPIDs(in: namespace), namespace: namespace,
+        session: TreeIndex.outside, birthSession: TreeIndex.outside, creator: creator)
+      nodes[leader].isPersistent = true
+      inits[namespace] = leader
+      if creator == Self.tool { top = leader } else { nodes[creator].late.append(leader) }
+      creator = leader
+    }
+    guard creator != Self.tool else { return }
+    (nodes[index.root].creator, nodes[index.root].firstParent) = (creator, creator)
+    nodes[creator].late.append(index.root)
+  }
+
+  /// A dead namespace is made by an init that exits when everybody who has it for children has entered it.
+  private mutating func placeDeadInits() throws(ScheduleError) {
+    let dead = index.namespaces.indices.filter { index.namespaces[$0].isDead && inits[$0] == nil }
+    for namespace in dead.sorted(by: { index.namespaces[$0].level < index.namespaces[$1].level }) {
+      let outer = index.namespaces[namespace].parent
+      let holder = index.namespaceForChildren.firstIndex(of: namespace)
+      let creator: Int
+      if let holder, index.namespace[holder] == outer {
+        creator = holder
+      } else {
+        creator = inits[outer] ?? index.root
+      }
+      let session = nodes[creator].session
+      let leader = addHelper(
+        .deadNamespaceInit, pids: freeNumbers.initPIDs(in: namespace), namespace: namespace,
+        session: session, birthSession: session, creator: creator)
+      inits[namespace] = leader
+      nodes[creator].late.append(leader)
+    }
   }
 
   mutating func addHelper(
@@ -106,274 +177,62 @@ struct Planner {
   }
 }
 
-// MARK: Which session a task is born in
-
 extension Planner {
-  /// A session is inherited at birth, so a task whose session is not its parent's was either born before the
-  /// parent's `setsid`, or below a session leader that was itself below the parent.
-  private mutating func settleBirthSessions() throws(ScheduleError) {
-    entries = Array(repeating: [], count: index.sessions.count)
-    var ranges = index.sessions.map(\.range)
-    // Where the leader is above the parent there is no choice; dead leaders leave the most.
-    var byChoice: [[Int]] = [[], [], []]
-    for task in index.preorder.reversed() where task != index.root && !index.leadsSession(task) {
-      let session = index.session[task]
-      if session == TreeIndex.outside {
-        byChoice[0].append(task)
-      } else if let leader = index.sessions[session].leader {
-        byChoice[index.isBelow(index.parent[task], leader) ? 0 : 1].append(task)
-      } else {
-        byChoice[2].append(task)
-      }
-    }
-    for task in byChoice.joined() {
-      try demand(index.session[task], below: index.parent[task], for: task, &ranges)
-    }
-  }
-
-  /// Makes sure that a session can have a member that is a child of `parent`.
-  private mutating func demand(
-    _ session: Int, below parent: Int, for task: Int, _ ranges: inout [Range<Int>?]
-  ) throws(ScheduleError) {
-    var parent = parent
-    while nodes[parent].session != session, nodes[parent].birthSession != session {
-      let canBeBornInIt = index.leadsSession(parent) && nodes[parent].birthSession == nil
-      if session != TreeIndex.outside, isLed(session, below: parent, ranges) || !canBeBornInIt {
-        if entries[session].last != parent { entries[session].append(parent) }
-        return
-      }
-      guard canBeBornInIt else {
-        throw .sessionOutOfReach(TaskID(task), index.sessions[session].numbers.first ?? .invisible)
-      }
-      nodes[parent].birthSession = session
-      let start = min(ranges[session]?.lowerBound ?? .max, index.enter[parent])
-      ranges[session] = start..<max(ranges[session]?.upperBound ?? 0, index.enter[parent] + 1)
-      parent = index.parent[parent]
-    }
-  }
-
-  /// Whether the leader's place, or all that is left of its session, is below a task.
-  private func isLed(_ session: Int, below parent: Int, _ ranges: [Range<Int>?]) -> Bool {
-    if let leader = index.sessions[session].leader {
-      return leader != parent && index.isBelow(leader, parent)
-    }
-    guard let range = ranges[session] else { return false }
-    return index.enter[parent] < range.lowerBound && range.upperBound <= index.leave[parent]
-  }
-
-  /// A session whose leader is gone is led by a helper below the innermost task that has members as children.
-  private mutating func placeSessionLeaders() throws(ScheduleError) {
-    sessionLeaders = index.sessions.map(\.leader)
-    var detached: [(leader: Int, parent: Int)] = []
-    for session in index.sessions.indices.dropFirst() {
-      guard let leader = index.sessions[session].leader, let parent = try innermostEntry(session),
-        !index.isBelow(leader, parent) || leader == parent
-      else { continue }
-      detached.append((leader, parent))
-      if let birth = nodes[leader].birthSession { entries[birth].append(parent) }
-    }
-    // A sibling of the leader gets the leader's exit signal, an orphan gets SIGCHLD.
-    var unusualSignals: [Pair: SignalNumber] = [:]
-    for task in index.tree.tasks.indices where nodes[task].exitSignal != .child {
-      guard let session = nodes[task].birthSession else { continue }
-      unusualSignals[Pair(parent: index.parent[task], session: session)] = nodes[task].exitSignal
-    }
-    for session in index.sessions.indices.dropFirst() where sessionLeaders[session] == nil {
-      let numbers = index.sessions[session].numbers
-      guard let parent = try innermostEntry(session) else {
-        let member = index.preorder[index.sessions[session].range?.lowerBound ?? 0]
-        throw .sessionOutOfReach(TaskID(member), numbers[0])
-      }
-      let leader = addHelper(
-        .session(numbers[0]), pids: numbers, namespace: index.sessions[session].namespace, session: session,
-        birthSession: nodes[parent].session, creator: parent)
-      nodes[leader].exitSignal = unusualSignals[Pair(parent: parent, session: session)] ?? .child
-      sessionLeaders[session] = leader
-      nodes[parent].late.append(leader)
-    }
-    for (leader, parent) in detached { try detach(leader, below: parent) }
-  }
-
-  private func innermostEntry(_ session: Int) throws(ScheduleError) -> Int? {
-    let above = entries[session]
-    guard let innermost = above.max(by: { index.depth[$0] < index.depth[$1] }) else { return nil }
-    if let stray = above.first(where: { !index.isBelow(innermost, $0) }) {
-      throw .sessionOutOfReach(TaskID(stray), index.sessions[session].numbers[0])
-    }
-    return innermost
-  }
-
-  /// A leader with members above which it no longer stands was once below their parent: it is born there, and
-  /// leaves as an orphan that passes this parent by.
-  private mutating func detach(_ leader: Int, below parent: Int) throws(ScheduleError) {
-    let session = index.session[leader]
-    guard leader != index.root, index.isBelow(parent, index.parent[leader]) else {
-      throw .sessionOutOfReach(TaskID(parent), index.sessions[session].numbers[0])
-    }
-    guard nodes[leader].exitSignal == .child else {
-      throw .orphanWithExitSignal(TaskID(leader), nodes[leader].exitSignal)
-    }
-    var creator = parent
-    let birth = nodes[leader].birthSession ?? nodes[parent].session
-    if birth != nodes[parent].session {
-      guard let other = sessionLeaders[birth], other != leader else {
-        throw .sessionOutOfReach(TaskID(leader), index.sessions[birth].numbers.first ?? .invisible)
-      }
-      creator = other
-    }
-    let maker = addHelper(
-      .parentOfOrphans, pids: [], namespace: nodes[parent].namespace, session: birth, birthSession: birth,
-      creator: creator)
-    nodes[maker].reaper = index.parent[leader]
-    nodes[maker].isDetaching = true
-    nodes[maker].late.append(leader)
-    nodes[creator].late.append(maker)
-    (nodes[leader].creator, nodes[leader].firstParent) = (maker, maker)
-    nodes[leader].birthSession = birth
-  }
-}
-
-// MARK: Who makes a task
-
-extension Planner {
-  private mutating func settleCreators() throws(ScheduleError) {
-    nodes[index.root].creator = Self.tool
-    nodes[index.root].firstParent = Self.tool
-    for task in index.preorder where task != index.root {
-      // The creator of a task may depend on where its session's leader is born, and so on upwards.
-      var pending: [Int] = []
-      var next: Int? = task
-      while let at = next, nodes[at].creator == Self.undecided, pending.count <= nodes.count {
-        pending.append(at)
-        next = leaderThatMakes(at)
-      }
-      guard pending.count <= nodes.count else {
-        throw .unsupported(TaskID(task), "its session's leaders need each other")
-      }
-      for at in pending.reversed() { try settleCreator(of: at) }
-    }
-  }
-
-  /// The session leader below the parent that has to make the task, where the parent itself cannot.
-  private func leaderThatMakes(_ task: Int) -> Int? {
-    let parent = index.parent[task]
-    guard let session = nodes[task].birthSession, session != nodes[parent].session,
-      session != nodes[parent].birthSession
-    else { return nil }
-    return sessionLeaders[session]
-  }
-
-  private mutating func settleCreator(of task: Int) throws(ScheduleError) {
-    let parent = index.parent[task]
-    guard let leader = leaderThatMakes(task) else {
-      nodes[task].firstParent = parent
-      nodes[task].creator = parent
-      if let session = nodes[task].birthSession, session != nodes[parent].session {
-        nodes[parent].early.append(task)
-      } else {
-        nodes[task].birthSession = nodes[parent].session
-        nodes[parent].late.append(task)
-      }
-      return
-    }
-    let signal = nodes[task].exitSignal
-    if nodes[leader].firstParent == parent, canMakeSibling(leader, with: signal) {
-      (nodes[task].creator, nodes[task].isSibling, nodes[task].firstParent) = (leader, true, parent)
-      nodes[leader].late.append(task)
-      return
-    }
-    guard signal == .child else { throw .orphanWithExitSignal(TaskID(task), signal) }
-    let maker = orphanMaker(for: Pair(parent: parent, session: nodes[leader].session), leader: leader)
-    (nodes[task].creator, nodes[task].firstParent) = (maker, maker)
-    nodes[maker].late.append(task)
-  }
-
-  /// Whether a task can pass this exit signal on: its own, or another that it had before it called `execve`.
-  private mutating func canMakeSibling(_ node: Int, with signal: SignalNumber) -> Bool {
-    if signal == nodes[node].exitSignal || signal == nodes[node].firstSignal { return true }
-    guard !isHelper(node), !nodes[node].isSibling, nodes[node].firstSignal == nil,
-      nodes[node].exitSignal == .child
-    else { return false }
-    nodes[node].firstSignal = signal
-    return true
-  }
-
-  /// The helper below a session's leader whose exit hands its children to a task above that leader.
-  private mutating func orphanMaker(for pair: Pair, leader: Int) -> Int {
-    if let known = orphanMakers[pair] { return known }
-    let maker = addHelper(
-      .parentOfOrphans, pids: [], namespace: nodes[leader].namespace, session: pair.session,
-      birthSession: pair.session, creator: leader)
-    nodes[maker].reaper = pair.parent
-    nodes[leader].late.append(maker)
-    orphanMakers[pair] = maker
-    return maker
-  }
-
-  /// A group whose leader is gone is led by a helper that one of its members makes.
-  private mutating func placeGroupLeaders() {
-    var sessionByNumber: [PID: Int] = [:]
-    for (session, entry) in index.sessions.enumerated().dropFirst() {
-      sessionByNumber[entry.numbers[0]] = session
-    }
-    groupLeaders = index.groups.map(\.leader)
-    for group in index.groups.indices.dropFirst() where groupLeaders[group] == nil {
-      let entry = index.groups[group]
-      if let session = sessionByNumber[entry.numbers[0]] {
-        groupLeaders[group] = sessionLeaders[session]
-        if let leader = sessionLeaders[session] { nodes[leader].carriedGroup = group }
-        continue
-      }
-      let member = entry.members.min { index.enter[$0] < index.enter[$1] } ?? index.root
-      let leader = addHelper(
-        .group(entry.numbers[0]), pids: entry.numbers, namespace: entry.namespace, session: entry.session,
-        birthSession: entry.session, creator: member)
-      groupLeaders[group] = leader
-      nodes[leader].carriedGroup = group
-      nodes[member].groupLeaders.append(leader)
-    }
-  }
-
-  /// A group that its living leader leaves needs somebody who stays in it. Where all members come from
-  /// groups that they lead, and so wait for each other, that is a helper.
-  private mutating func placeGroupKeepers() {
-    for task in index.tree.tasks.indices {
-      guard let led = index.ledGroup[task], index.group[task] != led,
-        index.groups[led].members.allSatisfy({ index.ledGroup[$0] != nil })
-      else { continue }
-      let session = index.session[task]
-      let keeper = addHelper(
-        .groupKeeper(index.groups[led].numbers[0]), pids: [], namespace: index.namespace[task],
-        session: session, birthSession: session, creator: task)
-      nodes[keeper].carriedGroup = led
-      nodes[task].late.append(keeper)
-      groupKeepers[task] = keeper
-    }
-  }
-
+  /// Orders the nodes so that each comes after its creator.
   private mutating func sortIntoPreorder() throws(ScheduleError) {
     order = []
     order.reserveCapacity(nodes.count)
     for node in nodes.indices { nodes[node].order = -1 }
-    var stack = [index.root]
+    var stack = [top]
     while let node = stack.popLast() {
       nodes[node].order = order.count
       order.append(node)
-      for child in (nodes[node].early + nodes[node].groupLeaders + nodes[node].late).reversed() {
-        nodes[child].depth = nodes[node].depth + 1
-        stack.append(child)
-      }
+      stack += nodes[node].late.reversed()
+      stack += nodes[node].inheriting.reversed()
+      stack += nodes[node].groupLeaders.reversed()
+      stack += nodes[node].early.reversed()
     }
     if let lost = nodes.firstIndex(where: { $0.order < 0 }) {
-      throw .unsupported(TaskID(min(lost, index.tree.tasks.count - 1)), "its creators need each other")
+      throw .creatorsNeedEachOther(TaskID(min(lost, index.tree.tasks.count - 1)))
     }
+  }
+
+  /// Checks that orphans fall to whom they should: to a subreaper above the helper that leaves them, in the same
+  /// namespace, or to the namespace's init, wherever that is.
+  private func checkReapers() throws(ScheduleError) {
     for node in nodes {
       guard let reaper = node.reaper else { continue }
       var at = node.firstParent
-      while at >= 0, at != reaper { at = nodes[at].firstParent }
-      guard at == reaper else {
+      while at >= 0, at != reaper, nodes[at].namespace == node.namespace { at = nodes[at].firstParent }
+      guard at == reaper || inits[node.namespace] == reaper else {
         throw .sessionOutOfReach(TaskID(reaper), index.sessions[node.session].numbers.first ?? .invisible)
       }
     }
+  }
+}
+
+/// Numbers that the tree does not use, for helpers that need a named PID.
+struct FreeNumbers {
+  private var used: [Set<PID>]
+  private var next: [Int32]
+  private let parents: [Int]
+
+  init(_ index: TreeIndex) {
+    used = index.usedNumbers()
+    next = Array(repeating: 32767, count: used.count)
+    parents = index.namespaces.map(\.parent)
+  }
+
+  /// The PIDs of an init that lives in the namespace: 1 there, free numbers outside it.
+  mutating func initPIDs(in namespace: Int) -> [PID] {
+    var pids = [PID.one]
+    var at = parents[namespace]
+    while at >= 0 {
+      while used[at].contains(PID(next[at])) { next[at] -= 1 }
+      pids.append(PID(next[at]))
+      next[at] -= 1
+      at = parents[at]
+    }
+    return pids.reversed()
   }
 }

@@ -30,6 +30,7 @@ struct TreeIndex {
     var level: Int
     var initTask: Int?
     var taskCount = 0
+    var isDead = false
   }
 
   static let outside = 0
@@ -55,6 +56,8 @@ struct TreeIndex {
   var group: [Int] = []
   /// The group that has a task's PID as its ID, if there is one.
   var ledGroup: [Int?] = []
+  /// Whether the tool's group has an ID in the root's namespace.
+  var isOutsideVisible = true
 
   init(_ tree: RecordedTree, options: ForkSchedule.Options) throws(ScheduleError) {
     self.tree = tree
@@ -63,7 +66,12 @@ struct TreeIndex {
     let taskByPID = try indexPIDs()
     try indexSessions(taskByPID, options: options)
     try indexGroups(taskByPID, options: options)
+    try checkViews()
     try checkZombiesAndShares()
+    isOutsideVisible = !isRootInit && !options.newPIDNamespace
+    guard options.outermostNamedLevel <= namespaces[namespace[root]].level else {
+      throw .levelsMissing(TaskID(root), options.outermostNamedLevel)
+    }
   }
 
   func isZombie(_ task: Int) -> Bool { tree.tasks[task].isZombie }
@@ -73,6 +81,45 @@ struct TreeIndex {
   /// Whether `inner` is `outer` or one of its descendants.
   func isBelow(_ inner: Int, _ outer: Int) -> Bool {
     enter[outer] <= enter[inner] && enter[inner] < leave[outer]
+  }
+
+  /// The numbers that tasks, threads, sessions and groups use in each namespace.
+  func usedNumbers() -> [Set<PID>] {
+    var numbers = Array(repeating: Set<PID>(), count: namespaces.count)
+    func use(_ pids: [PID], in namespace: Int) {
+      var at = namespace
+      for pid in pids.reversed() {
+        if pid != .invisible { numbers[at].insert(pid) }
+        at = namespaces[at].parent
+      }
+    }
+    for task in tree.tasks {
+      for pids in [task.pids, task.group, task.session] + task.threads {
+        use(pids, in: namespace[task.id.index])
+      }
+    }
+    return numbers
+  }
+
+  /// Whether the root is PID 1, and so brings a namespace of its own.
+  var isRootInit: Bool { tree.tasks[root].pids.last == .one }
+
+  /// Whether a group has an ID in a namespace: where it is its leader's, or lies around it.
+  func isVisible(_ group: Int, from namespace: Int) -> Bool {
+    if group == Self.outside { return isOutsideVisible && namespace == self.namespace[root] }
+    return isNested(groups[group].namespace, in: namespace)
+  }
+
+  /// The group and the parent of a node of a plan that is a task with an own choice of group.
+  func group(ifTask node: Int) -> Int? {
+    guard node < tree.tasks.count, !leadsSession(node), ledGroup[node] == nil else { return nil }
+    return isVisible(group[node], from: namespace[node]) ? nil : group[node]
+  }
+  func parent(ifTask node: Int) -> Int? { node < tree.tasks.count ? parent[node] : nil }
+
+  /// Whether a task is the init of the namespace that it lives in.
+  func isInit(_ task: Int) -> Bool {
+    task >= 0 && task < tree.tasks.count && namespaces[namespace[task]].initTask == task
   }
 
   /// Whether a namespace is another one or nested in it.
@@ -130,7 +177,7 @@ extension TreeIndex {
       guard places.updateValue(namespaces.count, forKey: entry.id) == nil else {
         throw .badNamespace(entry.id, "it is listed twice")
       }
-      namespaces.append(Namespace(id: entry.id, parent: -1, level: entry.level))
+      namespaces.append(Namespace(id: entry.id, parent: -1, level: entry.level, isDead: entry.isDead))
     }
     for (index, entry) in tree.namespaces.enumerated() {
       guard let id = entry.parent else {
@@ -175,20 +222,36 @@ extension TreeIndex {
         throw .namespaceAboveParent(task.id)
       }
     }
-    for entry in namespaces where entry.taskCount > 0 {
+    for (place, entry) in namespaces.enumerated() {
+      if isNested(namespace[root], in: place) { continue }
+      guard isNested(place, in: namespace[root]) else {
+        throw .badNamespace(entry.id, "it is not nested in the root task's namespace")
+      }
+      guard entry.taskCount > 0 else { continue }
       guard let leader = entry.initTask else {
-        if entry.id == tree.tasks[root].pidNamespace || isNested(namespace[root], in: index(of: entry)) {
-          continue
-        }
         throw .namespaceWithoutInit(entry.id, task: TaskID(firstTask(in: entry)))
       }
-      guard !isZombie(leader) || entry.taskCount == 1 else {
-        throw .tasksOutliveInit(TaskID(leader))
+      guard !isZombie(leader) || entry.taskCount == 1 else { throw .tasksOutliveInit(TaskID(leader)) }
+    }
+    for entry in namespaces {
+      if let leader = entry.initTask, leader != root, namespace[parent[leader]] == namespace[leader] {
+        throw .initInsideItsNamespace(TaskID(leader))
+      }
+    }
+    try checkEmptyNamespaces()
+  }
+
+  /// A namespace without tasks is the last `unshare` of one task, unless it is dead.
+  private func checkEmptyNamespaces() throws(ScheduleError) {
+    var makers: [Int: Int] = [:]
+    for task in tree.tasks.indices where namespaceForChildren[task] != namespace[task] {
+      let inner = namespaceForChildren[task]
+      guard namespaces[inner].taskCount == 0, !namespaces[inner].isDead else { continue }
+      guard makers.updateValue(task, forKey: inner) == nil, namespaces[inner].parent == namespace[task] else {
+        throw .emptyNamespaceShared(namespaces[inner].id)
       }
     }
   }
-
-  private func index(of entry: Namespace) -> Int { namespaces.firstIndex { $0.id == entry.id } ?? 0 }
 
   private func firstTask(in entry: Namespace) -> Int {
     tree.tasks.firstIndex { $0.pidNamespace == entry.id } ?? root
@@ -216,115 +279,6 @@ extension TreeIndex {
       if let pid = task.pids.first { taskByPID[pid] = index }
     }
     return taskByPID
-  }
-
-  private mutating func indexSessions(
-    _ taskByPID: [PID: Int], options: ForkSchedule.Options
-  ) throws(ScheduleError) {
-    sessions = [Session(numbers: [], namespace: 0, leader: nil)]
-    var places: [PID: Int] = [.invisible: Self.outside]
-    let rootTask = tree.tasks[root]
-    if rootTask.session != rootTask.pids { places[rootTask.session[0]] = Self.outside }
-    session = Array(repeating: Self.outside, count: tree.tasks.count)
-    for task in preorder {
-      let record = tree.tasks[task]
-      let key = record.session[0]
-      let seen = try visiblePart(of: record.session, task: task)
-      let place = places[key] ?? sessions.count
-      if place == sessions.count {
-        places[key] = place
-        sessions.append(Session(numbers: seen, namespace: 0, leader: taskByPID[key]))
-        sessions[place].namespace = ancestor(of: namespace[task], level: seen.count - 1)
-      } else if place != Self.outside {
-        let known = sessions[place]
-        let (numbers, home) = try merge(seen, of: task, known.numbers, known.namespace)
-        (sessions[place].numbers, sessions[place].namespace) = (numbers, home)
-      }
-      if place == Self.outside, !options.shellJob { throw .sessionLedFromOutside(TaskID(task), key) }
-      session[task] = place
-      let start = min(sessions[place].range?.lowerBound ?? .max, enter[task])
-      sessions[place].range = start..<max(sessions[place].range?.upperBound ?? 0, enter[task] + 1)
-    }
-    for entry in sessions {
-      guard let leader = entry.leader else { continue }
-      let record = tree.tasks[leader]
-      guard record.session == record.pids else { throw .leaderLeftItsSession(TaskID(leader)) }
-      guard record.group == record.pids else { throw .sessionLeaderInOtherGroup(TaskID(leader)) }
-    }
-  }
-
-  private mutating func indexGroups(
-    _ taskByPID: [PID: Int], options: ForkSchedule.Options
-  ) throws(ScheduleError) {
-    groups = [Group(numbers: [], namespace: 0, session: Self.outside, leader: nil)]
-    ledGroup = Array(repeating: nil, count: tree.tasks.count)
-    group = Array(repeating: Self.outside, count: tree.tasks.count)
-    var places: [PID: Int] = [.invisible: Self.outside]
-    let rootKey = tree.tasks[root].group[0]
-    if session[root] == Self.outside, taskByPID[rootKey] == nil { places[rootKey] = Self.outside }
-    var sessionByKey: [PID: Int] = [:]
-    for (index, entry) in sessions.enumerated() where index != Self.outside {
-      sessionByKey[entry.numbers[0]] = index
-    }
-    for task in preorder {
-      let record = tree.tasks[task]
-      let key = record.group[0]
-      let seen = try visiblePart(of: record.group, task: task)
-      let place = places[key] ?? groups.count
-      if place == groups.count {
-        places[key] = place
-        let leader = taskByPID[key]
-        groups.append(Group(numbers: seen, namespace: 0, session: session[task], leader: leader))
-        groups[place].namespace = ancestor(of: namespace[task], level: seen.count - 1)
-        if let leader { ledGroup[leader] = place }
-      } else if place != Self.outside {
-        let known = groups[place]
-        let (numbers, home) = try merge(seen, of: task, known.numbers, known.namespace)
-        (groups[place].numbers, groups[place].namespace) = (numbers, home)
-      }
-      guard groups[place].session == session[task] else {
-        throw .groupSpansSessions(key, groups[place].members.first.map(TaskID.init), TaskID(task))
-      }
-      guard sessionByKey[key] ?? session[task] == session[task] else {
-        throw .groupSpansSessions(key, nil, TaskID(task))
-      }
-      if place == Self.outside, !options.shellJob { throw .groupLedFromOutside(TaskID(task), key) }
-      group[task] = place
-      groups[place].members.append(task)
-    }
-    for entry in groups {
-      guard let leader = entry.leader else { continue }
-      guard session[leader] == entry.session else {
-        throw .groupSpansSessions(entry.numbers[0], TaskID(leader), TaskID(entry.members[0]))
-      }
-      _ = try merge(tree.tasks[leader].pids, of: leader, entry.numbers, entry.namespace)
-    }
-  }
-
-  /// The levels at which an ID is visible: those of the namespaces around its leader, so none after a gap.
-  private func visiblePart(of list: [PID], task: Int) throws(ScheduleError) -> [PID] {
-    let seen = Array(list.prefix { $0 != .invisible })
-    guard list.dropFirst(seen.count).allSatisfy({ $0 == .invisible }) else {
-      throw .visibleOnlyInside(TaskID(task), list)
-    }
-    return seen
-  }
-
-  /// Two tasks that see one ID must see the same numbers wherever their namespaces are the same.
-  private func merge(
-    _ seen: [PID], of task: Int, _ numbers: [PID], _ home: Int
-  ) throws(ScheduleError) -> ([PID], Int) {
-    let mine = ancestor(of: namespace[task], level: seen.count - 1)
-    let common = min(seen.count, numbers.count)
-    guard seen.prefix(common) == numbers.prefix(common), isNested(mine, in: home) || isNested(home, in: mine)
-    else { throw .inconsistentViews(seen[0], TaskID(task)) }
-    return seen.count > numbers.count ? (seen, mine) : (numbers, home)
-  }
-
-  private func ancestor(of namespace: Int, level: Int) -> Int {
-    var at = namespace
-    while namespaces[at].level > max(level, 0) { at = namespaces[at].parent }
-    return at
   }
 
   private func checkZombiesAndShares() throws(ScheduleError) {
