@@ -29,9 +29,10 @@ struct MemoryTransfer {
       (task.threads[0].core.tc?.rlimits?.rlimits.dropFirst().first?.cur).map { $0 != UInt64.max } ?? false
     guard !limited, let socket = try Self.openSocket(slot, process) else {
       slot.setCleanup([])
-      try Self.copy(pages, of: task, to: file.rawValue)
+      try Self.copy(pages.placed, of: task, to: file.rawValue)
       return
     }
+    try Self.copy(pages.inaccessible, of: task, to: file.rawValue)
     let received = try Self.send(file, over: socket, slot, process, task)
     var sequence = ProgramSequence(slot)
     pages.write(to: received, &sequence)
@@ -93,30 +94,29 @@ struct MemoryTransfer {
     return numbers
   }
 
-  /// The slow way: through a buffer of the tracer (man 2 process_vm_readv).
-  private static func copy(_ pages: Pages, of task: DumpedTask, to file: Int32) throws(Failure) {
+  /// The slow way: through a buffer of the tracer (man 5 proc_pid_mem, which asks for no access rights).
+  private static func copy(_ parts: [(range: Range<UInt64>, offset: UInt64)], of task: DumpedTask, to file: Int32)
+    throws(Failure)
+  {
+    if parts.isEmpty { return }
     let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)
     defer { buffer.deallocate() }
     try about("\(task.description): copying its memory") { () throws(Errno) in
-      for range in pages.ranges {
-        var at = range.lowerBound
-        while at < range.upperBound {
-          let length = min(Int(range.upperBound - at), buffer.count)
-          var local = (UInt64(UInt(bitPattern: buffer.baseAddress)), UInt64(length))
-          var remote = (at, UInt64(length))
-          let n = try withUnsafeMutablePointer(to: &local) { local throws(Errno) in
-            try withUnsafeMutablePointer(to: &remote) { remote throws(Errno) in
-              try syscall(
-                __NR_process_vm_readv, Int(task.pid), Int(bitPattern: local), 1, Int(bitPattern: remote), 1, 0
-              )
-            }
-          }
+      let memory = try task.directory.open("mem")
+      for (range, offset) in parts {
+        var done = 0
+        while done < range.count {
+          let length = min(range.count - done, buffer.count)
+          let n = try syscall(
+            __NR_pread64, Int(memory.rawValue), Int(bitPattern: buffer.baseAddress), length, Int(range.lowerBound) + done)
+          if n == 0 { throw .ioError }
           var written = 0
           while written < n {
             written += try syscall(
-              __NR_write, Int(file), Int(bitPattern: buffer.baseAddress) + written, n - written)
+              __NR_pwrite64, Int(file), Int(bitPattern: buffer.baseAddress) + written, n - written,
+              Int(offset) + done + written)
           }
-          at += UInt64(n)
+          done += n
         }
       }
     }

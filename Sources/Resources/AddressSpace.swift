@@ -264,7 +264,7 @@ public struct AddressSpace: TaskState {
       // What cannot be brought in, such as memory without access, is an error; the mapping is locked all the same (man 2 mlock).
       sequence.current.call(
         __NR_mlock2, Argument(vma.start), Argument(vma.length), Argument((vma.vmFlags ?? 0) & 1),
-        for: "locking", vma.start)
+        mayFail: vma.prot & 3 == 0, for: "locking", vma.start)
     }
     if let name = vma.anonName {
       let address = sequence.current.place(path: Array(name.prefix(79)))

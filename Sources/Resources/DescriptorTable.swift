@@ -109,6 +109,16 @@ public enum DescriptorTable {
     throws(Failure)
   {
     guard let leader = task.threads.first else { return }
+    var asynchronous: Set<UInt32> = []
+    for entry in task.descriptors {
+      let flags = try restore.entry(entry.id, for: "task \(task.pid)").statusFlags
+      guard flags & UInt32(O_ASYNC) != 0, asynchronous.insert(entry.id).inserted else { continue }
+      sequence.makeRoom(calls: 1)
+      // The signal's si_fd is the number through which O_ASYNC was set (fs/fcntl.c: setfl).
+      sequence.current.call(
+        __NR_fcntl, Argument(entry.fd), Argument(F_SETFL), Argument(flags & ~UInt32(O_ACCMODE)),
+        for: "asking for signals of descriptor", UInt64(entry.fd))
+    }
     for entry in task.descriptors {
       let file = try restore.entry(entry.id, for: "task \(task.pid)")
       let kind = try restore.kind(of: file)
@@ -117,5 +127,12 @@ public enum DescriptorTable {
         try kind.complete(file, number: Int32(entry.fd), in: leader, restore, &sequence.current)
       } while restore.unfinished.contains(entry.id)
     }
+  }
+}
+
+extension FileEntry {
+  /// The open(2) flags of the kinds that can signal their owner.
+  fileprivate var statusFlags: UInt32 {
+    pipe?.flags ?? reg?.flags ?? tty?.flags ?? 0
   }
 }

@@ -10,6 +10,8 @@ import Tracee
 public struct Pages {
   /// Ranges of pages to write, ascending.
   public private(set) var ranges: [Range<UInt64>] = []
+  /// Where ranges of memory without access begin.
+  private var closed: Set<UInt64> = []
   /// Guard ranges (man 2 madvise, MADV_GUARD_INSTALL).
   public private(set) var guards: [Range<UInt64>] = []
   public var pageCount: UInt64 { ranges.reduce(0) { $0 + ($1.upperBound - $1.lowerBound) / 4096 } }
@@ -75,6 +77,7 @@ public struct Pages {
           ranges[ranges.count - 1] = last.lowerBound..<part.upperBound
         } else {
           ranges.append(part)
+          if vmas[i].prot & 7 == 0 { closed.insert(part.lowerBound) }
         }
       }
       i += 1
@@ -131,11 +134,43 @@ public struct Pages {
     flush(&sequence)
   }
 
-  /// The calls by which a stopped task writes its pages to a descriptor that it has been given.
+  /// The calls by which a stopped task writes its pages to a descriptor that it has been given. What it has no access to
+  /// itself is left out: see ``inaccessible``.
   public func write(to descriptor: Int32, _ sequence: inout ProgramSequence) {
-    Self.transfer(
-      __NR_pwritev, ranges, descriptor: { _ in Argument(descriptor) }, &sequence,
-      for: "writing its memory from")
+    var offset: UInt64 = 0
+    var run: [Range<UInt64>] = []
+    var start: UInt64 = 0
+    func flush(_ sequence: inout ProgramSequence) {
+      Self.transfer(
+        __NR_pwritev, run, from: start, descriptor: { _ in Argument(descriptor) }, &sequence,
+        for: "writing its memory from")
+      run = []
+    }
+    for range in ranges {
+      if closed.contains(range.lowerBound) {
+        flush(&sequence)
+      } else {
+        if run.isEmpty { start = offset }
+        run.append(range)
+      }
+      offset += range.upperBound - range.lowerBound
+    }
+    flush(&sequence)
+  }
+
+  /// Ranges of PROT_NONE memory that holds something, and where in the image they go: the tracer must read them, which it may
+  /// through `/proc/PID/mem`.
+  public var inaccessible: [(range: Range<UInt64>, offset: UInt64)] {
+    closed.isEmpty ? [] : placed.filter { closed.contains($0.range.lowerBound) }
+  }
+
+  /// Every range, and where in the image it goes.
+  public var placed: [(range: Range<UInt64>, offset: UInt64)] {
+    var offset: UInt64 = 0
+    return ranges.map { range in
+      defer { offset += range.upperBound - range.lowerBound }
+      return (range, offset)
+    }
   }
 }
 

@@ -110,11 +110,11 @@ extension FownEntry {
     if signum != 0 { try syscall(__NR_fcntl, Int(fd), F_SETSIG, Int(signum)) }
   }
 
-  /// The same, with the status flags that can be changed after open(2) (F_SETFL). The owner comes first: O_ASYNC
-  /// would have somebody else's signals begin.
+  /// The same, with the status flags that can be changed after open(2) (F_SETFL). The owner comes first.
   func restore(to fd: Int32, flags: UInt32) throws(Errno) {
     try restore(to: fd)
-    let settable = Int(O_APPEND | O_NONBLOCK | O_ASYNC | O_DIRECT | O_NOATIME)
+    // O_ASYNC is set by the task: a signal names the number that it was set through (DescriptorTable).
+    let settable = Int(O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME)
     let now = try syscall(__NR_fcntl, Int(fd), Int(F_GETFL))
     let wanted = now & ~settable | Int(flags) & settable
     if wanted != now { try syscall(__NR_fcntl, Int(fd), Int(F_SETFL), wanted) }

@@ -29,6 +29,9 @@ public enum Ptrace {
     try request(Int(PTRACE_INTERRUPT), tid)
   }
 
+  /// Leaves a thread in its job-control stop, without holding it in the trap that told of it.
+  static func listen(_ tid: Int32) throws(Errno) { try request(0x4208, tid) }
+
   public static func setOptions(_ tid: Int32, _ options: Options) throws(Errno) {
     try request(Int(PTRACE_SETOPTIONS), tid, 0, options.rawValue)
   }

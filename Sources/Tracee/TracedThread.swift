@@ -32,7 +32,14 @@ public final class TracedThread {
       switch try Ptrace.wait(tid) {
       case .exited: return false
       case .event(let signal):
-        groupStop = signal
+        if signal != nil && groupStop == nil {
+          // Found in a job-control stop: it may have trapped for that, with the stop that was asked for still to come, and
+          // would trap again as soon as it is sent into its executor. PTRACE_LISTEN lets it take that stop without running.
+          groupStop = signal
+          try Ptrace.listen(tid)
+          try Ptrace.interrupt(tid)
+          continue
+        }
         registers = try Ptrace.registers(tid)
         if try registers.undoInterruption(of: tid) { try Ptrace.setRegisters(tid, registers) }
         signalMask = try Ptrace.signalMask(tid)
