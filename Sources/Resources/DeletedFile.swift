@@ -30,7 +30,7 @@ enum DeletedFile {
       remap.remapType = .linked
       remap.remapId = try link(file, beside: name, dump)
     } else {
-      guard file.format == S_IFREG || file.format == S_IFDIR else {
+      guard [S_IFREG, S_IFDIR, S_IFIFO].contains(file.format) else {
         throw Failure("\(file.description): a deleted special file cannot be kept")
       }
       remap.remapType = .ghost
@@ -159,11 +159,7 @@ enum DeletedFile {
         return try reopen(linked.name.text, as: reg.name, flags)
       }
     case .ghost:
-      let key = "ghost \(remap.remapId)"
-      if restore.kept(key) == nil {
-        restore.keep(try makeGhost(remap.remapId, reg.name, restore), as: key)
-      }
-      let master = restore.kept(key) ?? -1
+      let master = try ghost(remap, reg, restore)
       return try about("reopening it") { () throws(Errno) in
         try Descriptor.open("/proc/self/fd/\(master)", flags)
       }
@@ -172,6 +168,25 @@ enum DeletedFile {
         "remap-fpath.img: file \(remap.origId) is remapped in a way that swift-restore does not know yet (procfs)"
       )
     }
+  }
+
+  /// A path that opens a file without a name of its own.
+  static func path(_ reg: RegFileEntry, _ remap: RemapFilePathEntry, _ restore: RestoreContext) throws(Failure) -> String {
+    if remap.remapType == .ghost { return "/proc/self/fd/\(try ghost(remap, reg, restore))" }
+    let linked = try RegularFile.part(of: try restore.entry(remap.remapId, for: "file \(reg.name.text)"))
+    restore.linksToRemove.insert(linked.name.text)
+    return linked.name.text
+  }
+
+  /// A descriptor of a ghost file; made if it is asked for the first time.
+  private static func ghost(_ remap: RemapFilePathEntry, _ reg: RegFileEntry, _ restore: RestoreContext) throws(Failure)
+    -> Int32
+  {
+    let key = "ghost \(remap.remapId)"
+    if restore.kept(key) == nil {
+      restore.keep(try makeGhost(remap.remapId, reg.name, restore), as: key)
+    }
+    return restore.kept(key) ?? -1
   }
 
   /// Opens `path` under another name, which it has only while it is opened, so that the kernel shows that name.
@@ -214,6 +229,15 @@ enum DeletedFile {
         guard mkdir(path, entry.mode & 0o7777) == 0 else { throw Errno(rawValue: errno) }
         defer { rmdir(path) }
         return try Descriptor.open(path, O_RDONLY | O_DIRECTORY)
+      }
+    }
+    if entry.mode & S_IFMT == S_IFIFO {
+      return try about("making the deleted named pipe") { () throws(Errno) in
+        guard mkfifo(path, entry.mode & 0o7777) == 0 else { throw Errno(rawValue: errno) }
+        defer { unlink(path) }
+        chown(path, entry.uid, entry.gid)
+        // Not one of its ends: who opens it decides what its other end sees.
+        return try Descriptor.open(path, O_PATH)
       }
     }
     let file = try about("making the deleted file in \(directory)") { () throws(Errno) in

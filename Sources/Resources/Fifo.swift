@@ -14,8 +14,7 @@ public enum Fifo: FileKind {
   }
 
   public static func objection(_ file: DumpedFile, _ options: DumpOptions) -> String? {
-    if file.link.suffix(10).elementsEqual(" (deleted)".utf8) { return "a deleted named pipe (fifo)" }
-    return RegularFile.objection(file, options)
+    RegularFile.objection(file, options)
   }
 
   public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry
@@ -51,11 +50,12 @@ public enum Fifo: FileKind {
     let (fifo, path) = try parts(of: entry, restore)
     let reg = try RegularFile.part(of: path)
     return try about("named pipe \(reg.name.text)") { () throws(Failure) -> Descriptor in
-      try prepare(fifo, path, restore)
+      let name = try place(path, reg, restore)
+      try prepare(fifo, name, restore)
       let flags = Int32(bitPattern: reg.flags) & ~(O_CREAT | O_EXCL | O_TRUNC)
       let descriptor = try about("opening it") { () throws(Errno) in
         // With O_NONBLOCK a reader does not wait for a writer, should there be none.
-        try Descriptor.open(reg.name.text, flags | (isReader(reg) ? O_NONBLOCK : 0))
+        try Descriptor.open(name, flags | (isReader(reg) ? O_NONBLOCK : 0))
       }
       try about("setting its size and owner") { () throws(Errno) in
         if restore.kept(key(fifo)) == nil {
@@ -71,13 +71,12 @@ public enum Fifo: FileKind {
   ///
   /// Where the tree has nothing but readers that wait for a first writer, that would be the writer, and they would see a
   /// hang-up when it goes (fs/pipe.c: fifo_open, pipe_poll): so it is left out if nothing needs it.
-  private static func prepare(_ fifo: FifoEntry, _ path: FileEntry, _ restore: RestoreContext)
+  private static func prepare(_ fifo: FifoEntry, _ name: String, _ restore: RestoreContext)
     throws(Failure)
   {
     guard restore.kept(key(fifo)) == nil, try needsBothEnds(fifo.pipeId, restore) else { return }
-    let reg = try RegularFile.part(of: path)
     let both = try about("opening both ends of it") { () throws(Errno) in
-      try Descriptor.open(reg.name.text, O_RDWR | O_NONBLOCK)
+      try Descriptor.open(name, O_RDWR | O_NONBLOCK)
     }
     let status = try about("fstat") { () throws(Errno) in try fstat(at: both.rawValue) }
     guard status.st_mode & S_IFMT == S_IFIFO else { throw Failure("it is no named pipe any more") }
@@ -90,6 +89,12 @@ public enum Fifo: FileKind {
       if waiting == 0 { try Pipe.fill(both.rawValue, restore.fifoData[fifo.pipeId]) }
     }
     restore.keep(both, as: key(fifo))
+  }
+
+  /// The path that opens it now.
+  private static func place(_ path: FileEntry, _ reg: RegFileEntry, _ restore: RestoreContext) throws(Failure) -> String {
+    guard let remap = restore.remaps[path.id] else { return reg.name.text }
+    return try DeletedFile.path(reg, remap, restore)
   }
 
   private static func key(_ fifo: FifoEntry) -> String { "fifo \(fifo.pipeId)" }
