@@ -15,7 +15,7 @@ struct Forking {
   /// Numbers that the kernel chose for helpers.
   private var helperPIDs: [HelperID: Int32] = [:]
   /// Calls whose results are children's PIDs, of the wave that runs.
-  private var births: [(slot: Slot, call: SyscallProgram.Call, child: ForkSchedule.Actor)] = []
+  private var births: [(slot: Slot, round: Int, call: SyscallProgram.Call, child: ForkSchedule.Actor?)] = []
 
   init(_ construction: Construction) { self.construction = construction }
 
@@ -34,25 +34,42 @@ struct Forking {
       steps[step.executor, default: []].append(step.action)
     }
     births = []
-    var running: [(slot: Slot, program: SyscallProgram, name: String)] = []
+    var work: [(actor: ForkSchedule.Actor, sequence: ProgramSequence, ends: Bool)] = []
     for actor in order {
       guard let slot = construction.slot(of: actor) else {
         for action in steps[actor] ?? [] { try spawn(action) }
         continue
       }
-      var program = SyscallProgram(for: slot)
+      var sequence = ProgramSequence(slot)
       var ends = false
-      for action in steps[actor] ?? [] { ends = try append(action, by: actor, slot, &program) || ends }
-      slot.load(program)
-      if ends {
-        area.startWithoutReturn(slot)
+      for action in steps[actor] ?? [] {
+        sequence.makeRoom(calls: 5, bytes: 512)
+        ends = try append(action, by: actor, slot, &sequence) || ends
+      }
+      work.append((actor, sequence, ends))
+    }
+    let rounds = work.map(\.sequence.number).max() ?? 0
+    for round in 0..<rounds { try run(round, of: work) }
+  }
+
+  /// Runs the programs of one round, all at the same time.
+  private mutating func run(
+    _ round: Int, of work: [(actor: ForkSchedule.Actor, sequence: ProgramSequence, ends: Bool)]
+  ) throws(Failure) {
+    var running: [(slot: Slot, program: SyscallProgram, name: String)] = []
+    for (actor, sequence, ends) in work where round < sequence.number {
+      let program = sequence.programs[round]
+      area.expectStarts(births.count { $0.round == round + 1 && $0.slot.address == sequence.slot.address })
+      sequence.slot.load(program)
+      if ends && round == sequence.number - 1 {
+        area.startWithoutReturn(sequence.slot)
       } else {
-        area.start(slot)
-        running.append((slot, program, construction.name(actor)))
+        area.start(sequence.slot)
+        running.append((sequence.slot, program, construction.name(actor)))
       }
     }
-    try area.waitAll { () throws(Failure) in try construction.checkLiving() }
-    takeBirths()
+    try area.waitAll { () throws(Failure) in try checkRound(running) }
+    takeBirths(of: round + 1)
     for item in running {
       do throws(Failure) {
         try item.slot.check(item.program, task: item.name)
@@ -62,12 +79,23 @@ struct Forking {
     }
   }
 
-  private mutating func takeBirths() {
-    for (slot, call, child) in births {
-      let pid = slot.result(call)
-      if pid > 0 { isBorn(child, Int32(pid)) }
+  /// A program that stopped early leaves children unborn, for which nobody should wait.
+  private func checkRound(_ running: [(slot: Slot, program: SyscallProgram, name: String)]) throws(Failure) {
+    try construction.checkLiving()
+    for item in running where item.slot.isParked {
+      do throws(Failure) {
+        try item.slot.check(item.program, task: item.name)
+      } catch {
+        throw explain(error)
+      }
     }
-    births = []
+  }
+
+  private mutating func takeBirths(of round: Int) {
+    for birth in births where birth.round == round {
+      let pid = birth.slot.result(birth.call)
+      if pid > 0, let child = birth.child { isBorn(child, Int32(pid)) }
+    }
   }
 
   private mutating func isBorn(_ child: ForkSchedule.Actor, _ pid: Int32) {
@@ -141,22 +169,24 @@ struct Forking {
 
   /// Appends a step; true if the executor ends with it.
   private mutating func append(
-    _ action: ForkSchedule.Action, by actor: ForkSchedule.Actor, _ slot: Slot, _ program: inout SyscallProgram
+    _ action: ForkSchedule.Action, by actor: ForkSchedule.Actor, _ slot: Slot, _ sequence: inout ProgramSequence
   ) throws(Failure) -> Bool {
+    let round = sequence.number
     switch action {
     case .clone(let clone):
       guard let child = construction.slot(of: clone.child) else {
         throw Failure("the fork schedule has \(construction.name(actor)) clone swift-restore")
       }
       let call = appendClone(
-        flags: clone.flags, setTID: clone.setTID, exitSignal: clone.exitSignal, into: child, &program)
-      births.append((slot, call, clone.child))
+        flags: clone.flags, setTID: clone.setTID, exitSignal: clone.exitSignal, into: child, &sequence.current)
+      births.append((slot, round, call, clone.child))
     case .makeThread(let index, let flags, let setTID):
       guard case .task(let id) = actor else { throw Failure("the fork schedule has a helper with threads") }
       let child = area.slots[plan.threadSlots[id.index][index]]
-      appendClone(flags: flags, setTID: setTID, exitSignal: .none, into: child, &program)
+      let call = appendClone(flags: flags, setTID: setTID, exitSignal: .none, into: child, &sequence.current)
+      births.append((slot, round, call, nil))
     case .setsid:
-      program.call(__NR_setsid, for: "starting its session")
+      sequence.current.call(__NR_setsid, for: "starting its session")
     case .setpgid(let target, let group):
       let who = target == actor ? 0 : try pid(of: target)
       let leader: Int32
@@ -165,14 +195,14 @@ struct Forking {
       case .id(let id): leader = id.rawValue
       case .external: leader = getpgrp()
       }
-      program.call(
+      sequence.current.call(
         __NR_setpgid, Argument(who), Argument(leader), for: "entering process group", UInt64(leader))
     case .setChildSubreaper(let on):
-      program.call(__NR_prctl, 36, on ? 1 : 0, for: "becoming a subreaper")
+      sequence.current.call(__NR_prctl, 36, on ? 1 : 0, for: "becoming a subreaper")
     case .wait(let child):
-      program.call(__NR_wait4, Argument(try pid(of: child)), 0, 0x4000_0000, 0, for: "waiting for a helper")
+      sequence.current.call(__NR_wait4, Argument(try pid(of: child)), 0, 0x4000_0000, 0, for: "waiting for a helper")
     case .exit(let status):
-      appendExit(status, by: actor, &program)
+      appendExit(status, by: actor, &sequence.current)
       return true
     case .setns, .unshare, .exec:
       throw Failure("the fork schedule needs a step that is not supported yet: \(action)")
@@ -180,7 +210,6 @@ struct Forking {
     return false
   }
 
-  @discardableResult
   private func appendClone(
     flags: CloneFlags, setTID: [PID], exitSignal: SignalNumber, into child: Slot,
     _ program: inout SyscallProgram
@@ -196,7 +225,6 @@ struct Forking {
       arguments.set_tid = numbers.withUnsafeBytes { program.place($0) }
       arguments.set_tid_size = UInt64(numbers.count)
     }
-    area.expectStart()
     return program.clone(arguments, for: "making PID", UInt64(setTID.last?.rawValue ?? 0))
   }
 

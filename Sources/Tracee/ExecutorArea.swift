@@ -71,6 +71,9 @@ public final class ExecutorArea {
   /// Counts an executor that runs its loaded program because it was set going by other means: ptrace, or a clone.
   public func expectStart() { started &+= 1 }
 
+  /// The same for as many as a program clones.
+  public func expectStarts(_ count: Int) { started &+= UInt32(truncatingIfNeeded: count) }
+
   /// Takes an `expectStart` back: the executor never came to be.
   public func withdrawStart() { started &-= 1 }
 

@@ -27,6 +27,8 @@ public struct Slot: @unchecked Sendable {
 
   /// Copies a program in. The executor must be parked, or not started yet.
   public func load(_ program: borrowing SyscallProgram) {
+    // Whoever composes programs asks for room first (SyscallProgram.hasRoom): more would run into the next slot.
+    precondition(program.count <= recordCapacity && program.data.count <= dataCapacity, "a program larger than its slot")
     program.records.withUnsafeBytes {
       (local + Self.recordsOffset).copyMemory(
         from: $0.baseAddress ?? UnsafeRawPointer(local), byteCount: $0.count)
@@ -37,6 +39,9 @@ public struct Slot: @unchecked Sendable {
     header.pointee.count = UInt32(program.count)
     header.pointee.finished = 0
   }
+
+  /// Whether the executor waits for its next program.
+  public var isParked: Bool { cl_load32(lifeWord) & 0x8000_0000 != 0 }
 
   private func record(_ index: Int) -> UnsafeMutablePointer<syscall_record> {
     (local + Self.recordsOffset + index * Self.recordSize).assumingMemoryBound(to: syscall_record.self)
