@@ -1,3 +1,4 @@
+import Linux
 import SystemPackage
 
 /// What is wrong with an image, or why it could not be read or written.
@@ -37,7 +38,7 @@ public struct ImageError: Error, Hashable, Sendable, CustomStringConvertible {
 extension ImageError.Problem: CustomStringConvertible {
   public var description: String {
     switch self {
-    case .system(let call, let errno): "\(call): \(errno)"
+    case .system(let call, let errno): "\(call): \(errno.nameAndText)"
     case .cutShort(let end, let needed):
       "cut short: it ends at byte \(end) and should go on to byte \(needed)"
     case .wrongMagic(let found, let expected):

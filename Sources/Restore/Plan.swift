@@ -37,11 +37,7 @@ public struct Plan {
     tasks = checkpoint.tasks
     threadCores = checkpoint.threadCores
     tree = try Self.recordedTree(checkpoint)
-    do throws(ScheduleError) {
-      schedule = try ForkSchedule.compute(tree, options: ForkSchedule.Options(shellJob: options.shellJob))
-    } catch {
-      throw Failure("\(error)", advice: "")
-    }
+    schedule = try Self.schedule(tree, options)
     try Self.check(tasks, restore)
 
     var sizes: [Int] = []
@@ -62,6 +58,21 @@ public struct Plan {
     areaAddress = try Self.gap(of: areaSize + UInt64(2 * pageSize) + Self.detourSize, in: tasks)
     stubAddress = areaAddress + areaSize + UInt64(pageSize)
     detourAddress = stubAddress + UInt64(pageSize)
+  }
+
+  /// The steps that make the tree of the images again, whatever else in them cannot be restored.
+  public static func schedule(_ options: RestoreOptions, images: String) throws(Failure) -> ForkSchedule {
+    try schedule(try recordedTree(try LoadedCheckpoint(options, images: images)), options)
+  }
+
+  private static func schedule(_ tree: RecordedTree, _ options: RestoreOptions) throws(Failure)
+    -> ForkSchedule
+  {
+    do throws(ScheduleError) {
+      return try ForkSchedule.compute(tree, options: ForkSchedule.Options(shellJob: options.shellJob))
+    } catch {
+      throw Failure("\(error)", advice: "")
+    }
   }
 
   /// The tree as the schedule wants it, from pstree.img.

@@ -8,8 +8,8 @@ import SystemPackage
 struct CommonOptions: ParsableArguments {
   @Option(
     name: [.customShort("D"), .customLong("images-dir"), .customLong("images")],
-    help: "The folder of the image files.")
-  var images: String = "."
+    help: "The folder of the image files (default: .)")
+  var imagesDir: String?
 
   @Option(
     name: [.customShort("W"), .long],
@@ -29,6 +29,8 @@ struct CommonOptions: ParsableArguments {
 
   @Flag(inversion: .prefixedNo, help: "Print results and errors as JSON.")
   var json = false
+
+  var images: String { imagesDir ?? "." }
 
   func validate() throws {
     guard (0...4).contains(verbosity) else { throw ValidationError("The verbosity goes from 0 to 4.") }
@@ -117,26 +119,25 @@ struct Output {
     }
   }
 
-  /// A JSON string.
-  func json(_ text: String) -> String {
-    var out = "\""
-    for scalar in text.unicodeScalars {
-      switch scalar {
-      case "\"": out += "\\\""
-      case "\\": out += "\\\\"
-      case "\n": out += "\\n"
-      case "\t": out += "\\t"
-      case _ where scalar.value < 0x20:
-        let hex = String(scalar.value, radix: 16)
-        out += "\\u" + String(repeating: "0", count: 4 - hex.count) + hex
-      default: out.unicodeScalars.append(scalar)
-      }
-    }
-    return out + "\""
+  /// A command's result: one JSON document, or the lines for people.
+  func show(_ result: JSON, or lines: () -> String) {
+    Self.write(options.json ? "\(result)\n" : lines(), to: 1)
   }
 
+  /// A JSON string.
+  func json(_ text: String) -> String { JSON.string(text).description }
+
+  /// Writes all of it, or as much as the receiver takes.
   static func write(_ text: String, to fd: Int32) {
     var text = text
-    text.withUTF8 { _ = Glibc.write(fd, $0.baseAddress, $0.count) }
+    text.withUTF8 { bytes in
+      var rest = bytes[...]
+      while !rest.isEmpty {
+        let count = Glibc.write(fd, UnsafeBufferPointer(rebasing: rest).baseAddress, rest.count)
+        if count < 0, errno == EINTR { continue }
+        guard count > 0 else { return }
+        rest = rest.dropFirst(count)
+      }
+    }
   }
 }

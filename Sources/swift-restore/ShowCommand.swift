@@ -1,0 +1,48 @@
+import ArgumentParser
+import Checkpoint
+import Linux
+import Resources
+import Restore
+import SystemPackage
+
+struct ShowCommand: ParsableCommand {
+  static let configuration = CommandConfiguration(
+    commandName: "show", abstract: "Print the process tree that image files hold.")
+
+  @Argument(help: "The folder of the image files, as with --images.")
+  var folder: String?
+
+  @OptionGroup var common: CommonOptions
+
+  @Flag(help: "Print the steps that make the tree again instead: the fork schedule.")
+  var schedule = false
+
+  @Flag(
+    name: [.customShort("j"), .long], inversion: .prefixedNo,
+    help: "For the schedule: sessions from outside of the tree are this shell's.")
+  var shellJob = false
+
+  func validate() throws {
+    if folder != nil, common.imagesDir != nil { throw ValidationError("Give the folder of the images once.") }
+  }
+
+  func run() throws {
+    let output = try Output(common)
+    let folder = folder ?? common.images
+    try output.reporting {
+      if schedule {
+        var options = RestoreOptions()
+        options.shellJob = shellJob
+        let steps = try Plan.schedule(options, images: folder).steps.map(\.description)
+        output.show(.object([("steps", .array(steps.map { .string($0) }))])) {
+          steps.map { $0 + "\n" }.joined()
+        }
+      } else {
+        let summary = try asFailure { () throws(ImageError) in
+          try CheckpointSummary(try ImageDirectory(opening: FilePath(folder)))
+        }
+        output.show(summary.json) { summary.lines }
+      }
+    }
+  }
+}
