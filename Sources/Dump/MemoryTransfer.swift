@@ -40,8 +40,26 @@ struct MemoryTransfer {
     for fd in [received, socket.0, socket.1] {
       sequence.current.call(__NR_close, Argument(fd), for: "closing descriptor", UInt64(fd))
     }
-    for program in sequence.programs { try process.run(program) }
+    do throws(Failure) {
+      for program in sequence.programs { try process.run(program) }
+    } catch {
+      throw Self.explain(error, file.rawValue)
+    }
     slot.setCleanup([])
+  }
+
+  /// A write that was cut short does not say why; the next one does.
+  private static func explain(_ failure: Failure, _ file: Int32) -> Failure {
+    guard failure.errno == nil else { return failure }
+    let end = cl_syscall(Int(__NR_lseek), Int(file), 0, 2 /* SEEK_END */, 0, 0, 0)
+    var page: (UInt64, UInt64) = (0, 0)
+    let result = withUnsafeMutablePointer(to: &page) {
+      cl_syscall(Int(__NR_pwrite64), Int(file), Int(bitPattern: $0), 16, (end + 4095) & ~4095, 0, 0)
+    }
+    guard result < 0 else { return failure }
+    let again = Errno(rawValue: Int32(-result))
+    return Failure(
+      "writing a pages image", again, advice: "The images folder is full; make room or choose another with --images.")
   }
 
   func finish() throws(Failure) {}

@@ -267,7 +267,7 @@ struct Forking {
           let stat = ProcStat(text)
         {
           return Failure(
-            "PID \(task.pid) is taken by \(stat.comm.text)",
+            "\(task.description): its PID is taken by the process \(stat.comm.text): clone3: \(Errno.fileExists.nameAndText)",
             advice: "End that process, or restore in a PID namespace of its own.",
             errno: .fileExists)
         }

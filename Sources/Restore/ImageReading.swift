@@ -67,6 +67,8 @@ struct LoadedCheckpoint {
     if let seccomp = try restore.all(SeccompEntry.self, .seccomp, optional: true).first {
       restore.seccomp = seccomp
     }
+    // Nothing of it is needed here, but a damaged one says that the rest may be too.
+    _ = try restore.all(TimensEntry.self, .timens(0), optional: true)
     restore.pipeData = try pipeData(.pipesData, restore)
     restore.fifoData = try pipeData(.fifoData, restore)
   }
@@ -100,12 +102,9 @@ struct LoadedCheckpoint {
     if core.tc?.taskState == 2 || core.tc?.taskState == 6 {
       return (RestoredTask(pid: entry.pid, core: core, ids: TaskKobjIdsEntry()), [core])
     }
-    let ids: TaskKobjIdsEntry
-    if let inside = core.ids {
-      ids = inside
-    } else {
-      ids = try restore.one(TaskKobjIdsEntry.self, .ids(entry.pid))
-    }
+    // Today's writers say it twice; what is there has to be whole.
+    let apart = try restore.all(TaskKobjIdsEntry.self, .ids(entry.pid), optional: core.ids != nil).first
+    guard let ids = core.ids ?? apart else { throw Failure("ids-\(entry.pid).img is empty") }
     let task = RestoredTask(pid: entry.pid, core: core, ids: ids)
     task.memory = try restore.one(MmEntry.self, .mm(entry.pid))
     task.fs = try restore.all(FsEntry.self, .fs(entry.pid), optional: true).first
