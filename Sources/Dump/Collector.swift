@@ -98,10 +98,15 @@ struct Collector {
   /// Every task writes its own pages.
   mutating func writeMemory(_ tasks: [DumpedTask]) throws(Failure) -> [Int32: (id: UInt32, pages: Pages)] {
     var written: [Int32: (id: UInt32, pages: Pages)] = [:]
+    let byPID = Dictionary(tasks.map { ($0.pid, $0) }, uniquingKeysWith: { first, _ in first })
     var transfers: [(task: DumpedTask, transfer: MemoryTransfer)] = []
     for task in tasks where !task.isZombie {
       guard let process = task.process else { continue }
-      let pages = try Pages(scanning: task)
+      var pages = try Pages(scanning: task)
+      // The tasks come parents first.
+      if let parent = byPID[task.parent], let (_, parentPages) = written[task.parent] {
+        try pages.findShared(task, with: parent, parentPages)
+      }
       let id = dump.number("pages")
       written[task.pid] = (id, pages)
       dump.statistics.pagesScanned += pages.scanned

@@ -26,6 +26,7 @@ struct ImageSet: ~Copyable {
   /// Everything of each task but its memory.
   mutating func writeTasks(_ memory: [Int32: (id: UInt32, pages: Pages)]) throws(Failure) {
     var tables: Set<UInt32> = []
+    let parents = Dictionary(tasks.map { ($0.pid, UInt32($0.imagePID)) }, uniquingKeysWith: { first, _ in first })
     for task in tasks {
       try write(task)
       guard let (id, pages) = memory[task.pid] else { continue }
@@ -40,7 +41,7 @@ struct ImageSet: ~Copyable {
       head.pagesId = id
       do {
         try image.append(head)
-        for entry in pages.entries { try image.append(entry) }
+        for entry in pages.entries(sharedWith: parents[task.parent] ?? 0) { try image.append(entry) }
         try image.finish()
       } catch {
         throw Failure(error)

@@ -153,33 +153,91 @@ public struct AddressSpace: TaskState {
   /// The end of the part of the address space that a program can map (TASK_SIZE_MAX of x86-64).
   public static let userSpaceEnd: UInt64 = 0x7fff_ffff_f000
 
-  /// Appends the calls that map everything but what the kernel makes itself, with the content.
+  /// Appends the calls that map everything but what the kernel makes itself, with the content. What a stub has from its donor
+  /// and the task shared with it stays; `spared` are ranges that nobody may unmap.
   public static func restore(
-    _ task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence
-  )
-    throws(Failure)
-  {
-    let ranges = task.pageRanges
+    _ task: RestoredTask, sparing spared: [Range<UInt64>], _ restore: RestoreContext, _ sequence: inout ProgramSequence
+  ) throws(Failure) {
+    let kept = keptMappings(task)
+    if let donor = task.donor { unmap(allBut: kept, spared, of: donor, &sequence) }
     var index = 0
-    var readOnly: [VmaEntry] = []
     for vma in task.memory.vmas where !vma.isKernelMade && !vma.kinds.contains(.guardPages) {
-      while index < ranges.count, ranges[index].upperBound <= vma.start { index += 1 }
-      let hasPages = vma.isPrivate && index < ranges.count && ranges[index].lowerBound < vma.end
-      var protection = vma.prot
-      if hasPages && protection & UInt32(PROT_WRITE) == 0 {
-        protection |= UInt32(PROT_WRITE)
-        readOnly.append(vma)
+      let hasPages = vma.hasPages(of: task, &index)
+      let protection = hasPages ? vma.prot | UInt32(PROT_WRITE) : vma.prot
+      if kept.contains(vma.start) {
+        sequence.makeRoom(calls: 1)
+        sequence.current.call(
+          __NR_mprotect, Argument(vma.start), Argument(vma.length), Argument(protection), for: "opening", vma.start)
+      } else {
+        try map(vma, protection, task, restore, &sequence)
       }
-      try map(vma, protection, task, restore, &sequence)
     }
-    readPages(task, restore, &sequence)
-    for vma in readOnly {
+    if let donor = task.donor { drop(pagesOf: donor, notIn: task, kept, &sequence) }
+    readPages(task, kept, restore, &sequence)
+  }
+
+  /// Appends what must wait until no child is born with this memory any more: final protections, advice, locks.
+  public static func finish(_ task: RestoredTask, _ sequence: inout ProgramSequence) {
+    var index = 0
+    for vma in task.memory.vmas where !vma.isKernelMade && !vma.kinds.contains(.guardPages) {
+      guard vma.hasPages(of: task, &index), vma.prot & UInt32(PROT_WRITE) == 0 else { continue }
       sequence.makeRoom(calls: 1)
       sequence.current.call(
         __NR_mprotect, Argument(vma.start), Argument(vma.length), Argument(vma.prot), for: "protecting",
         vma.start)
     }
     for vma in task.memory.vmas where !vma.isKernelMade { advise(vma, &sequence) }
+  }
+
+  // MARK: Copy-on-write
+
+  /// Mappings, by their start, that the donor has too and whose pages the task shared with it.
+  private static func keptMappings(_ task: RestoredTask) -> Set<UInt64> {
+    guard let donor = task.donor else { return [] }
+    let shared = task.pages.filter { $0.sharedWith == donor.pid }.map(\.range.lowerBound)
+    if shared.isEmpty { return [] }
+    let theirs = Set(donor.memory.vmas.map(\.identity))
+    var kept: Set<UInt64> = []
+    var index = 0
+    for vma in task.memory.vmas where vma.isPrivate && !vma.isKernelMade {
+      while index < shared.count, shared[index] < vma.start { index += 1 }
+      if index < shared.count, shared[index] < vma.end, theirs.contains(vma.identity) { kept.insert(vma.start) }
+    }
+    return kept
+  }
+
+  private static func unmap(
+    allBut kept: Set<UInt64>, _ spared: [Range<UInt64>], of donor: RestoredTask, _ sequence: inout ProgramSequence
+  ) {
+    var islands = donor.memory.vmas.filter { kept.contains($0.start) }.map { $0.start..<$0.end } + spared
+    islands.sort { $0.lowerBound < $1.lowerBound }
+    // Below vm.mmap_min_addr there is nothing.
+    var from: UInt64 = 0x1000
+    for island in islands + [userSpaceEnd..<userSpaceEnd] {
+      if island.lowerBound > from {
+        sequence.makeRoom(calls: 1)
+        sequence.current.call(
+          __NR_munmap, Argument(from), Argument(island.lowerBound - from), for: "unmapping what its parent had from", from)
+      }
+      from = max(from, island.upperBound)
+    }
+  }
+
+  /// Pages that the donor has and the task does not.
+  private static func drop(
+    pagesOf donor: RestoredTask, notIn task: RestoredTask, _ kept: Set<UInt64>, _ sequence: inout ProgramSequence
+  ) {
+    let own = task.pages.map(\.range)
+    for vma in task.memory.vmas where kept.contains(vma.start) {
+      for range in Pages.intersection([vma.start..<vma.end], donor.pages.map(\.range)) {
+        for gap in Pages.difference(range, own) {
+          sequence.makeRoom(calls: 1)
+          sequence.current.call(
+            __NR_madvise, Argument(gap.lowerBound), Argument(gap.upperBound - gap.lowerBound), 4 /* MADV_DONTNEED */,
+            for: "dropping its parent's pages at", gap.lowerBound)
+        }
+      }
+    }
   }
 
   private static func map(
@@ -211,8 +269,10 @@ public struct AddressSpace: TaskState {
   }
 
   private static func readPages(
-    _ task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence
+    _ task: RestoredTask, _ kept: Set<UInt64>, _ restore: RestoreContext, _ sequence: inout ProgramSequence
   ) {
+    let keptRanges = task.memory.vmas.filter { kept.contains($0.start) }.map { $0.start..<$0.end }
+    var index = 0
     // The vDSO's pages come first in no layout; they are skipped where they are.
     var offset: UInt64 = 0
     var run: [Range<UInt64>] = []
@@ -234,8 +294,12 @@ public struct AddressSpace: TaskState {
         }, &sequence, for: "reading its memory to")
       run = []
     }
-    for range in task.pageRanges {
-      if task.isKernelMade(range.lowerBound) {
+    for (range, sharedWith) in task.pages {
+      while index < keptRanges.count, keptRanges[index].upperBound <= range.lowerBound { index += 1 }
+      let isThere =
+        sharedWith != nil && sharedWith == task.donor?.pid && index < keptRanges.count
+        && keptRanges[index].lowerBound <= range.lowerBound
+      if isThere || task.isKernelMade(range.lowerBound) {
         flush(&sequence)
       } else {
         if run.isEmpty { start = offset }

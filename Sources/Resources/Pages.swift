@@ -10,6 +10,8 @@ import Tracee
 public struct Pages {
   /// Ranges of pages to write, ascending.
   public private(set) var ranges: [Range<UInt64>] = []
+  /// Ranges of pages that the parent has too, ascending; see ``findShared(_:with:_:)``.
+  private var shared: [Range<UInt64>] = []
   /// Where ranges of memory without access begin.
   private var closed: Set<UInt64> = []
   /// Guard ranges (man 2 madvise, MADV_GUARD_INSTALL).
@@ -89,9 +91,97 @@ public struct Pages {
     ranges.insert(range, at: at)
   }
 
-  /// `pagemap-N.img`'s entries.
-  public var entries: [PagemapEntry] {
-    ranges.map { PagemapEntry(address: $0.lowerBound, pages: ($0.upperBound - $0.lowerBound) / 4096) }
+  /// `pagemap-N.img`'s entries. What a relative has too is marked: its PID in the images.
+  public func entries(sharedWith relative: UInt32) -> [PagemapEntry] {
+    var list: [PagemapEntry] = []
+    var index = 0
+    for range in ranges {
+      var at = range.lowerBound
+      while at < range.upperBound {
+        while index < shared.count, shared[index].upperBound <= at { index += 1 }
+        let isShared = index < shared.count && shared[index].lowerBound <= at
+        var end = range.upperBound
+        if index < shared.count { end = min(end, isShared ? shared[index].upperBound : max(shared[index].lowerBound, at)) }
+        var entry = PagemapEntry(address: at, pages: (end - at) / 4096)
+        if isShared { entry.cowWithPid = relative }
+        list.append(entry)
+        at = end
+      }
+    }
+    return list
+  }
+
+  // MARK: Copy-on-write
+
+  /// Finds which pages are the very frames that the parent has at the same address: they have been shared since the fork, and
+  /// are to be again. Frame numbers are shown to CAP_SYS_ADMIN only (Documentation/admin-guide/mm/pagemap.rst);
+  /// without it nothing is found, and a restore copies.
+  public mutating func findShared(_ task: DumpedTask, with parent: DumpedTask, _ parentPages: Pages) throws(Failure) {
+    let vmas = task.memory.vmas.filter { $0.isPrivate && !$0.isKernelMade }
+    let inherited = Set(parent.memory.vmas.map(\.identity))
+    let common = Self.intersection(ranges, parentPages.ranges)
+    if common.isEmpty { return }
+    shared = try about("\(task.description): comparing its pages with its parent's") { () throws(Errno) in
+      let own = try task.directory.open("pagemap")
+      let theirs = try parent.directory.open("pagemap")
+      var shared: [Range<UInt64>] = []
+      var index = 0
+      for range in common {
+        while index < vmas.count, vmas[index].end <= range.lowerBound { index += 1 }
+        guard index < vmas.count, inherited.contains(vmas[index].identity) else { continue }
+        let a = try Self.frames(own.rawValue, range)
+        let b = try Self.frames(theirs.rawValue, range)
+        for i in a.indices where a[i] != 0 && a[i] == b[i] {
+          let page = range.lowerBound + UInt64(i) * 4096
+          if let last = shared.last, last.upperBound == page {
+            shared[shared.count - 1] = last.lowerBound..<(page + 4096)
+          } else {
+            shared.append(page..<(page + 4096))
+          }
+        }
+      }
+      return shared
+    }
+  }
+
+  /// Frame numbers of pages that are there; 0 for others.
+  private static func frames(_ pagemap: Int32, _ range: Range<UInt64>) throws(Errno) -> [UInt64] {
+    let count = Int((range.upperBound - range.lowerBound) / 4096)
+    var words = [UInt64](repeating: 0, count: count)
+    let n = words.withUnsafeMutableBytes {
+      cl_syscall(
+        Int(__NR_pread64), Int(pagemap), Int(bitPattern: $0.baseAddress), $0.count, Int(range.lowerBound / 4096 * 8), 0, 0)
+    }
+    if n < 0 { throw Errno(rawValue: Int32(-n)) }
+    // Bit 63: present; bits 0 to 54: the frame
+    return words.map { $0 >> 63 == 1 ? $0 & ((1 << 55) - 1) : 0 }
+  }
+
+  /// The parts of a range that are in none of an ascending list of ranges.
+  static func difference(_ range: Range<UInt64>, _ others: [Range<UInt64>]) -> [Range<UInt64>] {
+    var list: [Range<UInt64>] = []
+    var at = range.lowerBound
+    for other in others where other.upperBound > at && other.lowerBound < range.upperBound {
+      if other.lowerBound > at { list.append(at..<other.lowerBound) }
+      at = max(at, other.upperBound)
+    }
+    if at < range.upperBound { list.append(at..<range.upperBound) }
+    return list
+  }
+
+  /// Pages in both of two ascending lists of ranges, none of them over the end of one of `a`'s.
+  static func intersection(_ a: [Range<UInt64>], _ b: [Range<UInt64>]) -> [Range<UInt64>] {
+    var list: [Range<UInt64>] = []
+    var j = 0
+    for range in a {
+      while j < b.count, b[j].upperBound <= range.lowerBound { j += 1 }
+      var k = j
+      while k < b.count, b[k].lowerBound < range.upperBound {
+        list.append(max(range.lowerBound, b[k].lowerBound)..<min(range.upperBound, b[k].upperBound))
+        k += 1
+      }
+    }
+    return list
   }
 
   /// One call moves at most so many bytes, so that a kill does not have to wait long.

@@ -31,15 +31,22 @@ public final class RestoredTask {
 
   public var description: String { "task \(pid) (\(core.task.comm.text))" }
 
-  /// The ranges whose bytes are in the pages image, in its order.
-  public private(set) lazy var pageRanges: [Range<UInt64>] = pagemap.filter { ($0.flags ?? 4) & 4 != 0 }.map {
-    $0.vaddr..<($0.vaddr + $0.pageCount * 4096)
-  }
+  /// The ranges whose bytes are in the pages image, in its order; with each the relative that shares it copy-on-write.
+  public private(set) lazy var pages: [(range: Range<UInt64>, sharedWith: UInt32?)] = pagemap.filter {
+    ($0.flags ?? 4) & 4 != 0
+  }.map { ($0.vaddr..<($0.vaddr + $0.pageCount * 4096), $0.cowWithPid) }
+
+  /// The task whose memory the stub was born with; `nil` if there was none in its parent yet.
+  public var donor: RestoredTask?
+  /// Its mappings and pages are in place.
+  public var hasMemory = false
+  /// Where the stub has the vDSO's data and the vDSO now: the lowest address.
+  public var vdsoBase: UInt64 = 0
+
+  private lazy var kernelMade = memory.vmas.filter(\.isKernelMade).map { $0.start..<$0.end }
 
   /// Whether an address lies in the vDSO or its data.
-  func isKernelMade(_ address: UInt64) -> Bool {
-    memory.vmas.contains { $0.isKernelMade && $0.start <= address && address < $0.end }
-  }
+  func isKernelMade(_ address: UInt64) -> Bool { kernelMade.contains { $0.contains(address) } }
 
   /// Where vvar and vDSO were: they are next to each other.
   public var vdso: (vvar: Range<UInt64>?, vdso: Range<UInt64>?) {

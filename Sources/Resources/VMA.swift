@@ -35,10 +35,31 @@ extension VmaEntry {
   /// Bytes.
   var length: UInt64 { end - start }
 
+  /// Whether the image has pages of its own for it. `index` goes along with ascending mappings.
+  func hasPages(of task: RestoredTask, _ index: inout Int) -> Bool {
+    while index < task.pages.count, task.pages[index].range.upperBound <= start { index += 1 }
+    return isPrivate && index < task.pages.count && task.pages[index].range.lowerBound < end
+  }
+
   /// Made by the kernel itself, not by mmap.
   var isKernelMade: Bool { !kinds.isDisjoint(with: [.vsyscall, .vdso, .vvar]) }
 
   var isFile: Bool { !kinds.isDisjoint(with: [.privateFile, .sharedFile]) }
+
+  /// What stays the same for a mapping that a child inherits.
+  struct Identity: Hashable {
+    var start: UInt64
+    var end: UInt64
+    var offset: UInt64
+    var file: UInt64
+    var flags: UInt32
+    var status: UInt32
+  }
+
+  /// Locks are not inherited (man 2 mlock), so they do not count.
+  var identity: Identity {
+    Identity(start: start, end: end, offset: pgoff, file: shmid, flags: flags & ~MAP_LOCKED, status: status)
+  }
 
   /// Whether its pages are its own and in `pages-N.img`.
   var isPrivate: Bool { flags & UInt32(MAP_PRIVATE) != 0 }

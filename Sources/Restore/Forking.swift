@@ -15,7 +15,11 @@ struct Forking {
   /// Numbers that the kernel chose for helpers.
   private var helperPIDs: [HelperID: Int32] = [:]
   /// Calls whose results are children's PIDs, of the wave that runs.
-  private var births: [(slot: Slot, round: Int, call: SyscallProgram.Call, child: ForkSchedule.Actor?)] = []
+  private var births:
+    [(slot: Slot, round: Int, call: SyscallProgram.Call, child: ForkSchedule.Actor?, parent: ForkSchedule.Actor)] = []
+
+  /// Whose memory a helper was born with.
+  private var helperMemory: [HelperID: (donor: RestoredTask?, vdso: UInt64)] = [:]
 
   init(_ construction: Construction) { self.construction = construction }
 
@@ -33,6 +37,7 @@ struct Forking {
       if steps[step.executor] == nil { order.append(step.executor) }
       steps[step.executor, default: []].append(step.action)
     }
+    try giveMemory(before: steps)
     births = []
     var work: [(actor: ForkSchedule.Actor, sequence: ProgramSequence, ends: Bool)] = []
     for actor in order {
@@ -94,18 +99,49 @@ struct Forking {
   private mutating func takeBirths(of round: Int) {
     for birth in births where birth.round == round {
       let pid = birth.slot.result(birth.call)
-      if pid > 0, let child = birth.child { isBorn(child, Int32(pid)) }
+      if pid > 0, let child = birth.child { isBorn(child, Int32(pid), from: birth.parent) }
     }
   }
 
-  private mutating func isBorn(_ child: ForkSchedule.Actor, _ pid: Int32) {
+  private mutating func isBorn(_ child: ForkSchedule.Actor, _ pid: Int32, from parent: ForkSchedule.Actor) {
+    let (donor, vdso) = memory(of: parent)
     switch child {
     case .tool: break
     case .task(let id):
+      plan.tasks[id.index].donor = donor
+      plan.tasks[id.index].vdsoBase = vdso
       plan.tasks[id.index].tracerPID = pid
       if !plan.tasks[id.index].isZombie { construction.nowLives(pid, construction.name(child)) }
-    case .helper(let id): helperPIDs[id] = pid
+    case .helper(let id):
+      helperPIDs[id] = pid
+      helperMemory[id] = (donor, vdso)
     }
+  }
+
+  /// The task whose memory an actor's children are born with, and where they find the vDSO.
+  private func memory(of actor: ForkSchedule.Actor) -> (donor: RestoredTask?, vdso: UInt64) {
+    switch actor {
+    case .tool: return (nil, construction.stubVDSO.map(\.lowerBound).min() ?? 0)
+    case .helper(let id): return helperMemory[id] ?? (nil, 0)
+    case .task(let id):
+      let task = plan.tasks[id.index]
+      return (task.hasMemory ? task : task.donor, task.vdsoBase)
+    }
+  }
+
+  /// A task that is about to have children who shared pages with it gets its memory first.
+  private func giveMemory(before steps: [ForkSchedule.Actor: [ForkSchedule.Action]]) throws(Failure) {
+    var donors: [RestoredTask] = []
+    for (actor, actions) in steps {
+      guard case .task(let id) = actor, !plan.tasks[id.index].hasMemory else { continue }
+      let parent = plan.tasks[id.index]
+      let sharers = actions.contains { action in
+        guard case .clone(let clone) = action, case .task(let child) = clone.child else { return false }
+        return plan.tasks[child.index].pagemap.contains { $0.cowWithPid == parent.pid }
+      }
+      if sharers { donors.append(parent) }
+    }
+    if !donors.isEmpty { try construction.giveMemory(donors) }
   }
 
   /// The tool's own steps: the stubs that are its children.
@@ -134,11 +170,13 @@ struct Forking {
       let wanted = clone.setTID.map(\.description).joined(separator: ",")
       throw explain(Failure("\(construction.name(clone.child)): clone3 with PID \(wanted)", error))
     }
-    isBorn(clone.child, pid)
+    isBorn(clone.child, pid, from: .tool)
     if construction.rootPID == 0 { construction.rootPID = pid }
     construction.nowLives(pid, construction.name(clone.child))
     try area.waitAll { () throws(Failure) in try construction.checkLiving() }
     try strip(slot, pid, construction.name(clone.child))
+    if case .task(let id) = clone.child { plan.tasks[id.index].vdsoBase = memory(of: .tool).vdso }
+    if case .helper(let id) = clone.child { helperMemory[id] = memory(of: .tool) }
   }
 
   /// Takes everything out of a new stub's memory but the area and the vDSO, so that forking it is cheap.
@@ -179,12 +217,12 @@ struct Forking {
       }
       let call = appendClone(
         flags: clone.flags, setTID: clone.setTID, exitSignal: clone.exitSignal, into: child, &sequence.current)
-      births.append((slot, round, call, clone.child))
+      births.append((slot, round, call, clone.child, actor))
     case .makeThread(let index, let flags, let setTID):
       guard case .task(let id) = actor else { throw Failure("the fork schedule has a helper with threads") }
       let child = area.slots[plan.threadSlots[id.index][index]]
       let call = appendClone(flags: flags, setTID: setTID, exitSignal: .none, into: child, &sequence.current)
-      births.append((slot, round, call, nil))
+      births.append((slot, round, call, nil, actor))
     case .setsid:
       sequence.current.call(__NR_setsid, for: "starting its session")
     case .setpgid(let target, let group):

@@ -14,6 +14,8 @@ public struct Plan {
   let schedule: ForkSchedule
   let tasks: [RestoredTask]
   let threadCores: [[CoreEntry]]
+  /// From a PID to its place among the tasks.
+  private let numbers: [UInt32: Int]
   /// The area's address and the page after it, both free in the layout of every task.
   let areaAddress: UInt64
   let slotSizes: [Int]
@@ -36,6 +38,7 @@ public struct Plan {
     restore = checkpoint.restore
     tasks = checkpoint.tasks
     threadCores = checkpoint.threadCores
+    numbers = Dictionary(uniqueKeysWithValues: tasks.enumerated().map { ($1.pid, $0) })
     tree = try Self.recordedTree(checkpoint)
     schedule = try Self.schedule(tree, options)
     try Self.check(tasks, restore)
@@ -160,6 +163,9 @@ public struct Plan {
         advice: "Restore on the kernel that the tree was dumped on.")
     }
   }
+
+  /// The number of a task's leader's slot.
+  func slot(of task: RestoredTask) -> Int { leaderSlot[numbers[task.pid] ?? 0] }
 
   /// Whether a task's descriptor table is another task's too.
   func sharesFiles(_ index: Int) -> Bool { tree.tasks[index].shares.files != nil }

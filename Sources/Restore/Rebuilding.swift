@@ -34,9 +34,9 @@ struct Rebuilding {
   }
 
   func run() throws(Failure) {
+    try construction.giveMemory(living.filter { !$0.hasMemory })
     try stage { task, sequence throws(Failure) in
-      try moveVDSO(task, &sequence)
-      try AddressSpace.restore(task, restore, &sequence)
+      AddressSpace.finish(task, &sequence)
       try AddressSpace.restoreFields(task, restore, &sequence)
     }
     var tables: Set<UInt32> = []
@@ -72,35 +72,6 @@ struct Rebuilding {
       work.append((task.description, sequence))
     }
     try construction.run(work)
-  }
-
-  /// The stub's vDSO and its data go to where the task had its own. The kernel follows (arch/x86/entry/vdso/vma.c: vdso_mremap).
-  private func moveVDSO(_ task: RestoredTask, _ sequence: inout ProgramSequence) throws(Failure) {
-    let old = construction.stubVDSO.sorted { $0.lowerBound < $1.lowerBound }
-    let (vvar, vdso) = task.vdso
-    guard let first = old.first, let last = old.last, let vdso else {
-      throw Failure("\(task.description): a stub has no vDSO", advice: "Boot without vdso=0.")
-    }
-    let target = vvar?.lowerBound ?? vdso.lowerBound
-    guard last.upperBound - first.lowerBound == vdso.upperBound - target else {
-      throw Failure(
-        "\(task.description): the vDSO and its data have \(vdso.upperBound - target) bytes, here they have \(last.upperBound - first.lowerBound): images of another kernel (vdso-patch)",
-        advice: "Restore on the kernel that the tree was dumped on.")
-    }
-    func move(from: UInt64, to: UInt64) {
-      if from == to { return }
-      for part in old {
-        let offset = part.lowerBound - first.lowerBound
-        let length = part.upperBound - part.lowerBound
-        sequence.current.call(
-          __NR_mremap, Argument(from + offset), Argument(length), Argument(length),
-          3 /* MREMAP_MAYMOVE | MREMAP_FIXED */,
-          Argument(to + offset), for: "moving the vDSO to", to)
-      }
-    }
-    // A mapping cannot move onto itself: it takes a detour.
-    move(from: first.lowerBound, to: plan.detourAddress)
-    move(from: plan.detourAddress, to: target)
   }
 
   /// Filters must not stop the rebuild: threads that are to have any are traced from here on, with their filters suspended.

@@ -34,7 +34,7 @@ public enum Restore {
     for path in plan.restore.linksToRemove { unlink(path) }
     statistics.restoreTime = UInt32(clamping: (nanoseconds() - begin) / 1000)
     statistics.pagesRestored = plan.tasks.reduce(0) { sum, task in
-      sum + task.pageRanges.reduce(0) { $0 + ($1.upperBound - $1.lowerBound) / UInt64(pageSize) }
+      sum + task.pages.reduce(0) { $0 + ($1.range.upperBound - $1.range.lowerBound) / UInt64(pageSize) }
     }
     return Result(root: construction.rootPID, statistics: statistics, warnings: plan.restore.warnings)
   }

@@ -1,0 +1,52 @@
+import CLinux
+import Linux
+import Resources
+import Tracee
+
+extension Construction {
+  /// Maps and fills the memory of tasks, all at the same time. A task whose children share pages with it gets its memory before
+  /// they are born, the others when all are born, so that forks stay cheap.
+  func giveMemory(_ tasks: [RestoredTask]) throws(Failure) {
+    var work: [(name: String, sequence: ProgramSequence)] = []
+    for task in tasks {
+      var sequence = ProgramSequence(area.slots[plan.slot(of: task)])
+      let vdso = try moveVDSO(task, &sequence)
+      let spared = [area.address..<(plan.detourAddress), vdso]
+      try AddressSpace.restore(task, sparing: spared, restore, &sequence)
+      work.append((task.description, sequence))
+    }
+    try run(work)
+    for task in tasks { task.hasMemory = true }
+  }
+
+  /// The stub's vDSO and its data go to where the task had its own. The kernel follows (arch/x86/entry/vdso/vma.c: vdso_mremap).
+  private func moveVDSO(_ task: RestoredTask, _ sequence: inout ProgramSequence) throws(Failure) -> Range<UInt64> {
+    let old = stubVDSO.sorted { $0.lowerBound < $1.lowerBound }
+    let (vvar, vdso) = task.vdso
+    guard let first = old.first, let last = old.last, let vdso else {
+      throw Failure("\(task.description): a stub has no vDSO", advice: "Boot without vdso=0.")
+    }
+    let target = vvar?.lowerBound ?? vdso.lowerBound
+    guard last.upperBound - first.lowerBound == vdso.upperBound - target else {
+      throw Failure(
+        "\(task.description): the vDSO and its data have \(vdso.upperBound - target) bytes, here they have \(last.upperBound - first.lowerBound): images of another kernel (vdso-patch)",
+        advice: "Restore on the kernel that the tree was dumped on.")
+    }
+    func move(from: UInt64, to: UInt64) {
+      for part in old {
+        let offset = part.lowerBound - first.lowerBound
+        let length = part.upperBound - part.lowerBound
+        sequence.current.call(
+          __NR_mremap, Argument(from + offset), Argument(length), Argument(length),
+          3 /* MREMAP_MAYMOVE | MREMAP_FIXED */, Argument(to + offset), for: "moving the vDSO to", to)
+      }
+    }
+    if task.vdsoBase != target {
+      // A mapping cannot move onto itself: it takes a detour.
+      move(from: task.vdsoBase, to: plan.detourAddress)
+      move(from: plan.detourAddress, to: target)
+      task.vdsoBase = target
+    }
+    return target..<vdso.upperBound
+  }
+}
