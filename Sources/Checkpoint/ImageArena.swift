@@ -65,8 +65,7 @@ public struct ImageArena: ~Copyable {
     Self.allocate(state, bytes)
   }
 
-  private static func allocate(_ state: UnsafeMutablePointer<State>, _ bytes: Int) -> UnsafeMutableRawPointer
-  {
+  private static func allocate(_ state: UnsafeMutablePointer<State>, _ bytes: Int) -> UnsafeMutableRawPointer {
     let size = (bytes + alignment - 1) & ~(alignment - 1)
     let piece: UnsafeMutableRawPointer
     if let next = state.pointee.next, size <= state.pointee.free {

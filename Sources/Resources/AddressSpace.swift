@@ -48,9 +48,12 @@ public struct AddressSpace: TaskState {
     task.memory.mmEnvEnd = stat.envEnd
     task.memory.mmSavedAuxv = try about("\(task.description): reading auxv") { () throws(Errno) in
       let bytes = try task.directory.read("auxv", buffer)
-      return stride(from: 0, to: bytes.count - 7, by: 8).map {
+      let words = stride(from: 0, to: bytes.count - 7, by: 8).map {
         bytes.loadUnaligned(fromByteOffset: $0, as: UInt64.self)
       }
+      // Pairs up to AT_NULL; what follows is padding, which other readers have no room for.
+      let end = stride(from: 0, to: words.count, by: 2).first { words[$0] == 0 } ?? words.count
+      return Array(words[..<end])
     }
     task.memory.exeFileId = try named(task, "exe", flags: O_RDONLY, dump)
     var entries: [VmaEntry] = []

@@ -110,8 +110,7 @@ public struct Credentials: TaskState {
   /// This process's bounding set, which the stubs inherit.
   private static let ownBounding: UInt64 = {
     var set: UInt64 = 0
-    for number in 0..<64 where cl_syscall(Int(__NR_prctl), 23 /* PR_CAPBSET_READ */, number, 0, 0, 0, 0) == 1
-    {
+    for number in 0..<64 where cl_syscall(Int(__NR_prctl), 23 /* PR_CAPBSET_READ */, number, 0, 0, 0, 0) == 1 {
       set |= 1 << UInt64(number)
     }
     return set

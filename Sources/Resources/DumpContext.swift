@@ -97,8 +97,7 @@ public final class FileTable {
   public func append(_ entry: FileEntry) { entries.append(entry) }
 
   /// The ID of a description that a descriptor names; recorded if it is seen for the first time (man 2 kcmp).
-  public func id(of file: DumpedFile, kind: any FileKind.Type, _ dump: DumpContext) throws(Failure) -> UInt32
-  {
+  public func id(of file: DumpedFile, kind: any FileKind.Type, _ dump: DumpContext) throws(Failure) -> UInt32 {
     let key = Key(
       device: UInt64(file.stat.st_dev), inode: UInt64(file.stat.st_ino),
       flags: file.info.flags & descriptionFlags,

@@ -16,8 +16,7 @@ public enum Epoll: FileKind {
     file.link.elementsEqual("anon_inode:[eventpoll]".utf8)
   }
 
-  public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry
-  {
+  public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry {
     var epoll = EventpollFileEntry()
     epoll.id = id
     epoll.flags = file.info.flags & descriptionFlags

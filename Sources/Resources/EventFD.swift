@@ -14,8 +14,7 @@ public enum EventFD: FileKind {
     file.link.elementsEqual("anon_inode:[eventfd]".utf8)
   }
 
-  public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry
-  {
+  public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry {
     var event = EventfdFileEntry()
     event.id = id
     event.flags = file.info.flags & descriptionFlags

@@ -17,8 +17,7 @@ public enum Fifo: FileKind {
     RegularFile.objection(file, options)
   }
 
-  public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry
-  {
+  public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry {
     var fifo = FifoEntry()
     fifo.id = id
     let key = FileTable.Key(

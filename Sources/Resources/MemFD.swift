@@ -40,8 +40,7 @@ public enum MemFD: FileKind {
     try dump.files.id(ofNamed: file, kind: MemFD.self, dump)
   }
 
-  public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry
-  {
+  public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry {
     var memfd = MemfdFileEntry()
     memfd.id = id
     memfd.flags = file.info.flags & descriptionFlags

@@ -66,8 +66,7 @@ public struct Pages {
     scanned = vmas.reduce(0) { $0 + $1.length / 4096 }
   }
 
-  private mutating func take(_ region: cl_page_region, _ vmas: [VmaEntry], _ index: inout Int, isGuard: Bool)
-  {
+  private mutating func take(_ region: cl_page_region, _ vmas: [VmaEntry], _ index: inout Int, isGuard: Bool) {
     while index < vmas.count, vmas[index].end <= region.start { index += 1 }
     var i = index
     while i < vmas.count, vmas[i].start < region.end {

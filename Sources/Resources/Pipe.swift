@@ -11,8 +11,7 @@ public enum Pipe: FileKind {
 
   public static func matches(_ file: DumpedFile) -> Bool { file.link.starts(with: "pipe:[".utf8) }
 
-  public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry
-  {
+  public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry {
     var pipe = PipeEntry()
     pipe.id = id
     pipe.pipeId = UInt32(truncatingIfNeeded: file.stat.st_ino)
@@ -32,8 +31,7 @@ public enum Pipe: FileKind {
   }
 
   /// Copies what is in a pipe without taking it out (man 2 tee).
-  static func content(of end: Int32, pipeID: UInt32) throws(Failure) -> (entry: PipeDataEntry, bytes: [UInt8])
-  {
+  static func content(of end: Int32, pipeID: UInt32) throws(Failure) -> (entry: PipeDataEntry, bytes: [UInt8]) {
     var entry = PipeDataEntry()
     entry.pipeId = pipeID
     do throws(Errno) {

@@ -35,8 +35,7 @@ public enum RegularFile: FileKind {
     return nil
   }
 
-  public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry
-  {
+  public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry {
     var reg = RegFileEntry()
     reg.id = id
     reg.flags = file.info.flags & descriptionFlags & ~UInt32(bitPattern: O_TMPFILE & ~O_DIRECTORY)

@@ -12,8 +12,7 @@ public enum SignalFD: FileKind {
     file.link.elementsEqual("anon_inode:[signalfd]".utf8)
   }
 
-  public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry
-  {
+  public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry {
     var signals = SignalfdEntry()
     signals.id = id
     signals.flags = file.info.flags & descriptionFlags

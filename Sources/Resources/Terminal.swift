@@ -41,8 +41,7 @@ public enum Terminal: FileKind {
     }
   }
 
-  public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry
-  {
+  public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry {
     guard dump.options.shellJob else {
       throw Failure(
         "\(file.description): a terminal (shell-job)",

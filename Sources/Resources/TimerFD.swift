@@ -18,8 +18,7 @@ public enum TimerFD: FileKind {
     file.link.elementsEqual("anon_inode:[timerfd]".utf8)
   }
 
-  public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry
-  {
+  public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry {
     var timer = TimerfdEntry()
     timer.id = id
     timer.flags = file.info.flags & descriptionFlags

@@ -15,8 +15,7 @@ struct Forking {
   /// Numbers that the kernel chose for helpers.
   private var helperPIDs: [HelperID: Int32] = [:]
   /// Calls whose results are children's PIDs, of the wave that runs.
-  private var births:
-    [(slot: Slot, round: Int, call: SyscallProgram.Call, child: ForkSchedule.Actor?, parent: ForkSchedule.Actor)] = []
+  private var births: [(slot: Slot, round: Int, call: SyscallProgram.Call, child: ForkSchedule.Actor?, parent: ForkSchedule.Actor)] = []
 
   /// Whose memory a helper was born with.
   private var helperMemory: [HelperID: (donor: RestoredTask?, vdso: UInt64)] = [:]
@@ -267,8 +266,7 @@ struct Forking {
   }
 
   /// Ends a zombie or a helper with the recorded status; a signal is taken with its default action, without a core file.
-  private func appendExit(_ status: WaitStatus, by actor: ForkSchedule.Actor, _ program: inout SyscallProgram)
-  {
+  private func appendExit(_ status: WaitStatus, by actor: ForkSchedule.Actor, _ program: inout SyscallProgram) {
     if case .task(let id) = actor {
       let name = [UInt8](plan.tasks[id.index].core.tc?.comm.prefix(15) ?? [])
       program.call(__NR_prctl, 15, Argument(program.place(path: name)))

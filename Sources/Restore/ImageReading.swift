@@ -154,8 +154,7 @@ extension RestoreContext {
   }
 
   /// All entries of an image; none if it is optional and not there.
-  func all<M: ImageMessage>(_ type: M.Type, _ file: ImageFile, optional: Bool = false) throws(Failure) -> [M]
-  {
+  func all<M: ImageMessage>(_ type: M.Type, _ file: ImageFile, optional: Bool = false) throws(Failure) -> [M] {
     if optional && !directory.contains(file) { return [] }
     return try asFailure { () throws(ImageError) in try directory.readAll(type, from: file) }
   }

@@ -166,8 +166,7 @@ extension Planner {
     let isReplaced = changed.contains(\.mm) || changed.contains(\.sighand) || firstSignal != nil
     if isReplaced {
       // exec gives everything but fs afresh, and SIGCHLD as the exit signal.
-      for (place, object) in Self.sharedObjects.enumerated() where object != \.fs && !changed.contains(object)
-      {
+      for (place, object) in Self.sharedObjects.enumerated() where object != \.fs && !changed.contains(object) {
         guard final[keyPath: object].flatMap({ counts[place][$0] }) ?? 1 == 1 else {
           throw .sharingOutOfReach(TaskID(node))
         }

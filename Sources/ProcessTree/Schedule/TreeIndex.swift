@@ -290,8 +290,7 @@ extension TreeIndex {
         continue
       }
       guard let sighand = task.shares.sighand else { continue }
-      if let mm = mmOfSighand.updateValue(task.shares.mm, forKey: sighand), mm != task.shares.mm || mm == nil
-      {
+      if let mm = mmOfSighand.updateValue(task.shares.mm, forKey: sighand), mm != task.shares.mm || mm == nil {
         throw .handlersSharedWithoutMemory(task.id)
       }
     }
