@@ -88,7 +88,7 @@ struct LiveShowTests {
     posix_spawnattr_setsigmask(&attributes, &none)
     posix_spawnattr_setflags(&attributes, Int16(0x80 /* POSIX_SPAWN_SETSID */ | POSIX_SPAWN_SETSIGMASK))
     var argv = arguments.map { strdup($0) } + [nil]
-    defer { argv.forEach { free($0) } }
+    defer { for argument in argv { free(argument) } }
     var pid: pid_t = 0
     let error = posix_spawnp(&pid, arguments[0], &actions, &attributes, &argv, environ)
     try #require(error == 0, "cannot start \(arguments[0]): \(String(cString: strerror(error)))")
