@@ -21,7 +21,7 @@ let package = Package(
     .executableTarget(
       name: "swift-restore",
       dependencies: [
-        "Dump", "Restore", "Resources", "ProcessTree", "Checkpoint", "Tracee", "Linux", system,
+        "Dump", "Restore", "Features", "Resources", "ProcessTree", "Checkpoint", "Tracee", "Linux", system,
         .product(name: "ArgumentParser", package: "swift-argument-parser"),
       ],
       swiftSettings: strict),
@@ -35,6 +35,9 @@ let package = Package(
       name: "Restore",
       dependencies: ["Resources", "Tracee", "Checkpoint", "ProcessTree", "Linux", system],
       swiftSettings: strict),
+
+    // What this kernel and these privileges allow, found out by doing it.
+    .target(name: "Features", dependencies: ["Tracee", "Linux", "CLinux", system], swiftSettings: strict),
 
     // One file per kind of kernel object, both directions in it.
     .target(
@@ -72,6 +75,8 @@ let package = Package(
     .testTarget(
       name: "ResourcesTests",
       dependencies: ["Resources", "Tracee", "Checkpoint", "Linux", "CLinux", system], swiftSettings: strict),
+    .testTarget(name: "FeaturesTests", dependencies: ["Features", "Linux"], swiftSettings: strict),
+    .testTarget(name: "CommandTests", dependencies: ["swift-restore"], swiftSettings: strict),
     .testTarget(
       name: "LiveTests", dependencies: ["Linux", "CLinux", system], exclude: ["Programs"],
       swiftSettings: strict),

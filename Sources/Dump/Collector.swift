@@ -15,7 +15,8 @@ struct Collector {
   /// What was asked of each thread, until the answers are there.
   private var questions: [ObjectIdentifier: [(any TaskState)]] = [:]
   private var programs: [ObjectIdentifier: SyscallProgram] = [:]
-  private(set) var entered: Set<Int32> = []
+  /// Where the memory of tasks went.
+  private var written: [Int32: (id: UInt32, pages: Pages)] = [:]
 
   init(_ dump: DumpContext) throws(Failure) {
     self.dump = dump
@@ -69,7 +70,6 @@ struct Collector {
       questions[ObjectIdentifier(thread)] = states
       programs[ObjectIdentifier(thread)] = program
     }
-    entered.insert(task.pid)
     try process.enterAll()
   }
 
@@ -95,28 +95,29 @@ struct Collector {
 
   // MARK: Memory
 
-  /// Every task writes its own pages.
-  mutating func writeMemory(_ tasks: [DumpedTask]) throws(Failure) -> [Int32: (id: UInt32, pages: Pages)] {
-    var written: [Int32: (id: UInt32, pages: Pages)] = [:]
-    let byPID = Dictionary(tasks.map { ($0.pid, $0) }, uniquingKeysWith: { first, _ in first })
-    var transfers: [(task: DumpedTask, transfer: MemoryTransfer)] = []
+  /// Every task writes its own pages. Parents come before their children.
+  mutating func writeMemory(_ tasks: [DumpedTask], byPID: [Int32: DumpedTask]) throws(Failure)
+    -> [Int32: (id: UInt32, pages: Pages)]
+  {
+    var part: [Int32: (id: UInt32, pages: Pages)] = [:]
     for task in tasks where !task.isZombie {
       guard let process = task.process else { continue }
       var pages = try Pages(scanning: task)
-      // The tasks come parents first.
       if let parent = byPID[task.parent], let (_, parentPages) = written[task.parent] {
         try pages.findShared(task, with: parent, parentPages)
       }
       let id = dump.number("pages")
       written[task.pid] = (id, pages)
+      part[task.pid] = (id, pages)
       dump.statistics.pagesScanned += pages.scanned
       dump.statistics.pagesWritten += pages.pageCount
       let file = try asFailure { () throws(ImageError) in try dump.directory.create(.pages(id)) }
       let descriptor = Descriptor(file.rawValue)
-      if pages.ranges.isEmpty { continue }
-      transfers.append((task, try MemoryTransfer(of: task, process, pages, to: descriptor)))
+      if !pages.ranges.isEmpty { try MemoryTransfer.run(task, process, pages, to: descriptor) }
     }
-    for (_, transfer) in transfers { try transfer.finish() }
-    return written
+    return part
   }
+
+  /// Lets go of what no child will be compared with.
+  mutating func forget(_ task: DumpedTask) { written[task.pid] = nil }
 }

@@ -68,26 +68,39 @@ public enum Dump {
       advice: "Nothing was changed; the tree runs on. Close what is named, or dump without it.")
   }
 
+  /// Collects and writes some tasks after the other, so that what is known of all of them never has to be held at once.
   private static func write(_ tasks: [DumpedTask], _ dump: DumpContext) throws(Failure) {
+    let batch = 64
     let buffer = ReadBuffer()
     var images = ImageSet(dump, tasks)
     try images.assignIDs()
     dump.processes = tasks.filter { !$0.isZombie }.map(\.pid)
-    for task in tasks where !task.isZombie {
-      try AddressSpace.record(task, dump, buffer)
-      try FileSystemContext.record(task, dump)
-      try DescriptorTable.record(task, dump)
-    }
+    let parents = Set(tasks.map(\.parent))
     var collector = try Collector(dump)
-    try collector.collect(tasks)
-    try Interruption.check()
-    let start = nanoseconds()
-    let memory = try collector.writeMemory(tasks)
+    for start in stride(from: 0, to: tasks.count, by: batch) {
+      let part = Array(tasks[start..<min(start + batch, tasks.count)])
+      for task in part where !task.isZombie {
+        try AddressSpace.record(task, dump, buffer)
+        try FileSystemContext.record(task, dump)
+        try DescriptorTable.record(task, dump)
+      }
+      try collector.collect(part)
+      try Interruption.check()
+      let begin = nanoseconds()
+      let memory = try collector.writeMemory(part, byPID: images.byPID)
+      dump.statistics.memwriteTime += UInt32(clamping: (nanoseconds() - begin) / 1000)
+      try images.write(part, memory)
+      for task in part {
+        let isParent = parents.contains(task.pid)
+        if !isParent { collector.forget(task) }
+        task.forgetWritten(keepMappings: isParent)
+      }
+    }
+    let begin = nanoseconds()
     try SharedMemoryTable.recordSegments(dump)
-    dump.statistics.memwriteTime = UInt32(clamping: (nanoseconds() - start) / 1000)
+    dump.statistics.memwriteTime += UInt32(clamping: (nanoseconds() - begin) / 1000)
     dump.statistics.memdumpTime = dump.statistics.memwriteTime
     try Interruption.check()
-    try images.writeTasks(memory)
     try images.writeTree(seccomp: collector.seccompImage)
   }
 

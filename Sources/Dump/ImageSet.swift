@@ -12,10 +12,14 @@ struct ImageSet: ~Copyable {
   private let tasks: [DumpedTask]
   private var buffer = ImageBuffer()
   private var kernelObjects = KernelObjectIDs()
+  /// Descriptor tables that have been written.
+  private var tables: Set<UInt32> = []
+  let byPID: [Int32: DumpedTask]
 
   init(_ dump: DumpContext, _ tasks: [DumpedTask]) {
     self.dump = dump
     self.tasks = tasks
+    byPID = Dictionary(tasks.map { ($0.pid, $0) }, uniquingKeysWith: { first, _ in first })
   }
 
   /// Numbers the objects that tasks may share, which decides the names of files.
@@ -23,11 +27,9 @@ struct ImageSet: ~Copyable {
     for task in tasks where !task.isZombie { task.ids = try kernelObjects.assign(task) }
   }
 
-  /// Everything of each task but its memory.
-  mutating func writeTasks(_ memory: [Int32: (id: UInt32, pages: Pages)]) throws(Failure) {
-    var tables: Set<UInt32> = []
-    let parents = Dictionary(tasks.map { ($0.pid, UInt32($0.imagePID)) }, uniquingKeysWith: { first, _ in first })
-    for task in tasks {
+  /// Everything of some tasks but their memory.
+  mutating func write(_ part: [DumpedTask], _ memory: [Int32: (id: UInt32, pages: Pages)]) throws(Failure) {
+    for task in part {
       try write(task)
       guard let (id, pages) = memory[task.pid] else { continue }
       let pid = UInt32(task.imagePID)
@@ -41,7 +43,7 @@ struct ImageSet: ~Copyable {
       head.pagesId = id
       do {
         try image.append(head)
-        for entry in pages.entries(sharedWith: parents[task.parent] ?? 0) { try image.append(entry) }
+        for entry in pages.entries(sharedWith: UInt32(byPID[task.parent]?.imagePID ?? 0)) { try image.append(entry) }
         try image.finish()
       } catch {
         throw Failure(error)

@@ -9,18 +9,10 @@ import Tracee
 /// go from its memory to the page cache without a stop in between.
 ///
 /// Where the task cannot do that (no free descriptor, RLIMIT_FSIZE), the tracer copies them.
-struct MemoryTransfer {
-  private let task: DumpedTask
-  private let process: TracedProcess
-  private let pages: Pages
-
-  /// Starts the transfer.
-  init(of task: DumpedTask, _ process: TracedProcess, _ pages: Pages, to file: consuming Descriptor)
-    throws(Failure)
-  {
-    self.task = task
-    self.process = process
-    self.pages = pages
+enum MemoryTransfer {
+  static func run(
+    _ task: DumpedTask, _ process: TracedProcess, _ pages: Pages, to file: consuming Descriptor
+  ) throws(Failure) {
     guard let area = process.area, let slot = area.slots.first else { return }
     // What to close if the tracer dies: the lowest free numbers, which the task's next descriptors will have.
     let free = Self.freeNumbers(3, task)
@@ -61,8 +53,6 @@ struct MemoryTransfer {
     return Failure(
       "writing a pages image", again, advice: "The images folder is full; make room or choose another with --images.")
   }
-
-  func finish() throws(Failure) {}
 
   /// `nil` if the task has no room for two more descriptors.
   private static func openSocket(_ slot: Slot, _ process: TracedProcess) throws(Failure) -> (Int32, Int32)? {

@@ -7,6 +7,11 @@ public struct Capabilities: OptionSet, Sendable, Hashable {
   public let rawValue: UInt64
   public init(rawValue: UInt64) { self.rawValue = rawValue }
 
+  public static let chown = Capabilities(rawValue: 1 << 0)
+  public static let dacOverride = Capabilities(rawValue: 1 << 1)
+  public static let kill = Capabilities(rawValue: 1 << 5)
+  public static let setPCap = Capabilities(rawValue: 1 << 8)
+  public static let ipcLock = Capabilities(rawValue: 1 << 14)
   public static let netAdmin = Capabilities(rawValue: 1 << 12)
   public static let sysChroot = Capabilities(rawValue: 1 << 18)
   public static let sysPtrace = Capabilities(rawValue: 1 << 19)

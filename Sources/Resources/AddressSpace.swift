@@ -258,7 +258,8 @@ public struct AddressSpace: TaskState {
       source = try restore.descriptor(UInt32(truncatingIfNeeded: vma.shmid), for: place)
     } else if vma.kinds.contains(.sharedAnonymous) {
       source = try RestoredSharedMemory.anonymous(
-        vma.shmid, size: restore.sharedMemorySizes[vma.shmid] ?? vma.length, restore)
+        vma.shmid, size: restore.sharedMemorySizes[vma.shmid] ?? vma.length,
+        huge: vma.flags & (MAP_HUGETLB | 0xfc00_0000), restore)
     }
     sequence.makeRoom(calls: 2)
     var fd: Argument = -1

@@ -33,6 +33,16 @@ public final class DumpedTask {
 
   public var isZombie: Bool { threads.isEmpty }
 
+  /// Gives back the memory of what is in the images now; the mappings are kept for children to be compared with.
+  public func forgetWritten(keepMappings: Bool) {
+    mappings = []
+    descriptors = []
+    descriptorEntries = []
+    if !keepMappings { memory = MmEntry() }
+    for thread in threads { thread.core = CoreEntry() }
+    process?.area?.forgetPages()
+  }
+
   /// "task 12 (bash)"
   public var description: String { "task \(pid) (\(stat.comm.text))" }
 }

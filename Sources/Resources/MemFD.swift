@@ -21,18 +21,7 @@ public enum MemFD: FileKind {
 
   public static func objection(_ file: DumpedFile, _ options: DumpOptions) -> String? {
     if file.info.locks > 0 { return "a file lock (file-locks)" }
-    return isHuge(file) ? "a memfd of huge pages (hugetlb)" : nil
-  }
-
-  private static func isHuge(_ file: DumpedFile) -> Bool {
-    // struct statfs begins with the file system's magic number.
-    var status = [Int](repeating: 0, count: 15)
-    let result = status.withUnsafeMutableBytes { status in
-      "/proc/\(file.pid)/\(file.procPath)".withCString {
-        cl_syscall(Int(__NR_statfs), Int(bitPattern: $0), Int(bitPattern: status.baseAddress), 0, 0, 0, 0)
-      }
-    }
-    return result == 0 && status[0] == 0x9584_58f6  // HUGETLBFS_MAGIC
+    return nil
   }
 
   /// The ID of the description that a mapping holds; `file.info.flags` says whether it may be written through.
@@ -69,6 +58,7 @@ public enum MemFD: FileKind {
     entry.size = UInt64(file.stat.st_size)
     entry.seals = try about("reading its seals") { () throws(Errno) in
       let memory = try Descriptor.open(path, O_RDONLY)
+      if let page = HugePages.size(of: memory.rawValue) { entry.hugetlbFlag = HugePages.sizeFlags(page) }
       return UInt32(try syscall(__NR_fcntl, Int(memory.rawValue), F_GET_SEALS))
     }
     if dump.shmems.isNew(inode: UInt64(number)) {
@@ -81,10 +71,6 @@ public enum MemFD: FileKind {
   public static func check(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) {
     let memfd = try entry.part(entry.memfd)
     let inode = try inode(memfd.inodeId, restore)
-    guard inode.hugetlbFlag ?? 0 == 0 else {
-      throw Failure(
-        "memfd \(inode.name.text): it is of huge pages, which swift-restore does not restore yet (hugetlb)")
-    }
     guard inode.size <= UInt64(Int64.max), memfd.pos <= UInt64(Int64.max), !inode.name.contains(0) else {
       throw Failure("memfd.img: memfd \(memfd.inodeId): its size, its name or a position in it cannot be")
     }
@@ -114,6 +100,10 @@ public enum MemFD: FileKind {
     try about("memfd \(entry.name.text)") { () throws(Failure) in
       let memory = try about("memfd_create") { () throws(Errno) in try create(entry) }
       let fd = memory.rawValue
+      // What is mapped to be filled must have its size before (hugetlb).
+      if entry.hugetlbFlag != nil {
+        try about("giving it its size") { () throws(Errno) in _ = try syscall(__NR_ftruncate, Int(fd), Int(entry.size)) }
+      }
       try RestoredSharedMemory.fill(fd, id: UInt64(entry.shmid), restore)
       try about("giving it its size, owner and seals") { () throws(Errno) in
         // The last page of the content is a whole one.
@@ -153,7 +143,8 @@ public enum MemFD: FileKind {
       }
     }
     // Sealed against sealing by being made so; MFD_EXEC, so that vm.memfd_noexec adds no seal: kernel 6.3.
-    let sealing = entry.seals == MemfdInodeEntry.sealSeal ? 0 : allowSealing
+    var sealing = entry.seals == MemfdInodeEntry.sealSeal ? 0 : allowSealing
+    if let huge = entry.hugetlbFlag { sealing |= 4 /* MFD_HUGETLB */ | Int(huge) }
     var result = create(sealing | executable)
     if result == -Int(EINVAL) { result = create(sealing) }
     if result < 0 { throw Errno(rawValue: Int32(-result)) }

@@ -37,6 +37,10 @@ public struct SharedMemoryTable {
       var map: [PagemapEntry] = []
       do throws(Errno) {
         var offset = 0
+        if let page = HugePages.size(of: memory.rawValue) {
+          map = try HugePages.copy(memory.rawValue, size: Int(size), page: page, to: out.rawValue)
+          offset = Int(size)
+        }
         while offset < Int(size), let data = try nextData(memory.rawValue, from: offset) {
           // A file may end within a page; its image has whole ones.
           let end = Int(pageAlignUp(UInt64(data.upperBound)))
@@ -101,12 +105,13 @@ public struct RestoredSharedMemory {
   /// A descriptor of an anonymous shared mapping of this many bytes, made and filled if it is asked for the first time.
   ///
   /// It is opened through this process's own `map_files`, so that tasks that map it see what they saw before: "/dev/zero (deleted)".
-  static func anonymous(_ id: UInt64, size: UInt64, _ restore: RestoreContext) throws(Failure) -> Int32 {
+  /// `huge` are mmap's flags for huge pages, or 0.
+  static func anonymous(_ id: UInt64, size: UInt64, huge: UInt32, _ restore: RestoreContext) throws(Failure) -> Int32 {
     if let fd = restore.sharedMemory.descriptors[id] { return fd }
     let fd = try about("shared memory \(id)") { () throws(Failure) -> Int32 in
       let descriptor = try about("mapping it") { () throws(Errno) -> Descriptor in
         let address = try syscall(
-          __NR_mmap, 0, Int(size), Int(PROT_READ | PROT_WRITE), Int(MAP_SHARED | MAP_ANONYMOUS), -1, 0)
+          __NR_mmap, 0, Int(size), Int(PROT_READ | PROT_WRITE), Int(MAP_SHARED | MAP_ANONYMOUS) | Int(huge), -1, 0)
         defer { _ = cl_syscall(Int(__NR_munmap), address, Int(size), 0, 0, 0, 0) }
         return try Descriptor.open(
           "/proc/self/map_files/\(String(address, radix: 16))-\(String(address + Int(size), radix: 16))",
@@ -134,6 +139,11 @@ public struct RestoredSharedMemory {
         throw Failure("pagemap-shmem-\(id).img: \(entry.pageCount) pages at \(entry.vaddr) is out of range")
       }
       try about("reading its content") { () throws(Errno) in
+        if let page = HugePages.size(of: fd) {
+          try HugePages.fill(
+            fd, at: Int(entry.vaddr), count: Int(entry.pageCount) * pageSize, from: pages.rawValue, page: page)
+          return
+        }
         try syscall(__NR_lseek, Int(fd), Int(entry.vaddr), 0)
         var left = Int(entry.pageCount) * pageSize
         while left > 0 {

@@ -85,7 +85,6 @@ extension Mapping {
     if text.hasPrefix("anon_inode:") { return "a mapping of \(text) (anon-inode)" }
     if text == "[uprobes]" { return "a uprobes area (uprobes)" }
     if text.hasPrefix("socket:") { return "a mapped socket (packet-socket)" }
-    if text.hasPrefix("/anon_hugepage") && isShared { return "shared huge pages (hugetlb-shared)" }
     if !isKernelMade, !flags.isDisjoint(with: [.io, .pfnMap, .mixedMap]), !text.hasPrefix("/dev/zero") {
       return "a mapping of a device, \(text) (device-memory)"
     }
@@ -121,9 +120,9 @@ extension Mapping {
         kinds.insert(.sharedAnonymous)
         e.shmid = inode
       } else if flags.contains(.hugeTLB) && text.hasPrefix("/anon_hugepage") {
-        kinds.insert(.privateAnonymous)
-        // MAP_HUGE_SHIFT: the size's logarithm
-        mapFlags |= MAP_HUGETLB | UInt32((kernelPageSizeKB * 1024).trailingZeroBitCount) << 26
+        kinds.insert(isShared ? .sharedAnonymous : .privateAnonymous)
+        if isShared { e.shmid = inode }
+        mapFlags |= MAP_HUGETLB | HugePages.sizeFlags(Int(kernelPageSizeKB) * 1024)
       } else if isFile {
         kinds.insert(isShared ? .sharedFile : .privateFile)
         e.pgoff = offset

@@ -56,7 +56,7 @@ extension TaskSummary.Descriptor {
   fileprivate var json: JSON {
     .object([
       ("fd", .number(number)), ("close_on_exec", .bool(isCloseOnExec)), ("id", .number(file.id)),
-      ("kind", .string(file.kindName)), ("target", .string(file.target)),
+      ("kind", .string(file.kindName)), ("target", .string(file.target)), ("deleted", .bool(file.isDeleted)),
       ("access", .string(file.access?.rawValue)), ("flags", .number(file.flags)),
       ("position", .number(file.position)),
     ])

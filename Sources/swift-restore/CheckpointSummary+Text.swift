@@ -68,6 +68,7 @@ extension FileSummary {
   fileprivate var words: String {
     var words = kindName
     if !target.isEmpty { words += " \(printable(target))" }
+    if isDeleted { words += " (deleted)" }
     if let access { words += " \(access.rawValue)" }
     if let position, position != 0 { words += " at \(position)" }
     return words

@@ -6,7 +6,7 @@ struct SwiftRestore: ParsableCommand {
     commandName: "swift-restore",
     abstract: "Checkpoint a Linux process tree to image files, and bring it back.",
     version: "0.1.0",
-    subcommands: [DumpCommand.self, RestoreCommand.self, ShowCommand.self])
+    subcommands: [DumpCommand.self, RestoreCommand.self, CheckCommand.self, ShowCommand.self])
 
   static func main() {
     main(CommandLine.arguments.dropFirst().map(spelledOut))

@@ -60,7 +60,8 @@ extension Kinds {
       let both = open(path, O_RDWR)
       defer { close(both) }
       unlink(path)
-      #expect(Fifo.objection(try dumped(both), DumpOptions()) == nil)
+      let file = try dumped(both)
+      #expect(Fifo.objection(file, DumpOptions()) == nil)
     }
   }
 }

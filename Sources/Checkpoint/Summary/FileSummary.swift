@@ -22,6 +22,9 @@ public struct FileSummary: Sendable {
   /// The file offset in bytes, for kinds that have one.
   public var position: UInt64?
 
+  /// The path is gone, or leads to another file; the set has the file in another way.
+  public var isDeleted = false
+
   /// The name of the kind as the format has it, in lower case: reg, pipe, unixsk.
   public var kindName: String { kind.description.lowercased() }
 }
@@ -31,11 +34,16 @@ struct FileTable {
   private var entries: [UInt32: FileEntry] = [:]
   private var terminals: [UInt32: TtyInfoEntry] = [:]
   private(set) var memfds: [UInt64: MemfdInodeEntry] = [:]
+  /// Entries whose path does not lead to them.
+  private var deleted: Set<UInt32> = []
 
   init(_ directory: borrowing ImageDirectory) throws(ImageError) {
     for entry in try directory.readAll(FileEntry.self, from: .files) { entries[entry.id] = entry }
     if directory.contains(.ttyInfo) {
       for entry in try directory.readAll(TtyInfoEntry.self, from: .ttyInfo) { terminals[entry.id] = entry }
+    }
+    if directory.contains(.remapFilePath) {
+      deleted = Set(try directory.readAll(RemapFilePathEntry.self, from: .remapFilePath).map(\.origId))
     }
     if directory.contains(.memfd) {
       for entry in try directory.readAll(MemfdInodeEntry.self, from: .memfd) { memfds[entry.inodeId] = entry }
@@ -46,10 +54,12 @@ struct FileTable {
     guard let entry = entries[id] else {
       throw ImageError(file: ImageFile.files.fileName, .missing(message: "file_entry \(id)"))
     }
-    let flags = entry.openFlags
+    // A fifo was opened by an entry of its own.
+    let file = entry.fifo?.regfId ?? id
+    let flags = entry.openFlags ?? entries[file]?.openFlags
     return FileSummary(
       id: id, kind: entry.type, target: target(of: entry), access: flags.map(FileSummary.Access.init),
-      flags: flags, position: entry.reg?.pos ?? entry.memfd?.pos)
+      flags: flags, position: entry.reg?.pos ?? entry.memfd?.pos, isDeleted: deleted.contains(file))
   }
 
   private func target(of file: FileEntry) -> String {
@@ -87,7 +97,7 @@ struct FileTable {
   }
 
   private func describe(_ epoll: EventpollFileEntry) -> String {
-    "descriptors " + epoll.tfd.map { "\($0.tfd)" }.joined(separator: ",")
+    epoll.tfd.isEmpty ? "" : "descriptors " + epoll.tfd.map { "\($0.tfd)" }.joined(separator: ",")
   }
 
   private func describe(_ socket: UnixSkEntry) -> String {
