@@ -19,7 +19,7 @@ public enum Dump {
     let begin = nanoseconds()
 
     var freezer = Freezer()
-    try freezer.freeze(root: options.pid)
+    try freezer.freeze(root: options.pid, timeout: max(options.timeout, 1))
     let frozen = nanoseconds()
     dump.statistics.freezingTime = UInt32(clamping: (frozen - begin) / 1000)
 
