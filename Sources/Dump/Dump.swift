@@ -19,7 +19,7 @@ public enum Dump {
     let begin = nanoseconds()
 
     var freezer = Freezer()
-    try freezer.freeze(root: options.pid)
+    try freezer.freeze(root: options.pid, timeout: max(options.timeout, 1))
     let frozen = nanoseconds()
     dump.statistics.freezingTime = UInt32(clamping: (frozen - begin) / 1000)
 
@@ -141,24 +141,11 @@ public enum Dump {
   }
 }
 
-/// The user's wish to stop: signals that are blocked while a dump runs, and looked for where going back is easy.
-public enum Interruption {
-  private static let signals = [SIGINT, SIGTERM, SIGHUP]
-
-  /// From here on the signals wait to be looked for.
-  public static func hold() {
-    var set = sigset_t()
-    sigemptyset(&set)
-    for signal in signals { sigaddset(&set, signal) }
-    sigprocmask(SIG_BLOCK, &set, nil)
-  }
-
-  /// Throws if one has come.
+/// The user's wish to stop, looked for where going back is easy.
+enum Interruption {
+  /// Throws if there is one.
   static func check() throws(Failure) {
-    var set = sigset_t()
-    sigpending(&set)
-    for signal in signals where sigismember(&set, signal) == 1 {
-      throw Failure("interrupted by signal \(signal)", advice: "The tree runs on; nothing was kept.")
-    }
+    guard let signal = Guarded.interruption else { return }
+    throw Failure("interrupted by signal \(signal)", advice: "The tree runs on; the folder holds no checkpoint.")
   }
 }

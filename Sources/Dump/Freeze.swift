@@ -30,7 +30,9 @@ struct Freezer {
   ///
   /// A stopped task makes no new threads and children, so the walk goes over `task/` and `children` of each process
   /// until a pass finds nothing new.
-  mutating func freeze(root: Int32) throws(Failure) {
+  mutating func freeze(root: Int32, timeout: Int) throws(Failure) {
+    Ptrace.limitWaiting(seconds: timeout)
+    defer { Ptrace.limitWaiting(seconds: 0) }
     do throws(Failure) {
       try freeze(pid: root, parent: 0)
     } catch {
@@ -109,9 +111,10 @@ struct Freezer {
           }
         }
         for thread in seized {
-          let stopped = try about("task \(pid): stopping thread \(thread.tid)") { () throws(Errno) in
-            try thread.awaitStop()
-          }
+          let stopped = try about(
+            "task \(pid): stopping thread \(thread.tid)",
+            advice: "It does not stop while it waits for a device or a file system; try again, or give --timeout more seconds."
+          ) { () throws(Errno) in try thread.awaitStop() }
           if stopped { threads.append(thread) }
         }
       }

@@ -47,8 +47,7 @@ struct Trial {
     ]
   }
 
-  private func feature(_ name: String, _ need: Feature.Need, _ attempt: () throws(Failure) -> Void) -> Feature
-  {
+  private func feature(_ name: String, _ need: Feature.Need, _ attempt: () throws(Failure) -> Void) -> Feature {
     do throws(Failure) {
       try attempt()
       return Feature(name: name, need: need, failure: nil)

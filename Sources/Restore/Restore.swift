@@ -36,7 +36,20 @@ public enum Restore {
     statistics.pagesRestored = plan.tasks.reduce(0) { sum, task in
       sum + task.pages.reduce(0) { $0 + ($1.range.upperBound - $1.range.lowerBound) / UInt64(pageSize) }
     }
+    writeStatistics(statistics, plan.restore)
     return Result(root: construction.rootPID, statistics: statistics, warnings: plan.restore.warnings)
+  }
+
+  /// For those who look at `stats-restore`; the folder may be read-only, and the tree runs without it.
+  private static func writeStatistics(_ statistics: RestoreStatsEntry, _ restore: RestoreContext) {
+    var entry = StatsEntry()
+    entry.restore = statistics
+    var buffer = ImageBuffer()
+    do throws(ImageError) {
+      try restore.directory.write(entry, to: .statsRestore, using: &buffer)
+    } catch {
+      restore.warnings.append("\(error)")
+    }
   }
 
   /// Waits for the root of a restored tree: its wait status (man 2 wait4).

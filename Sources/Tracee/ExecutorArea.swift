@@ -56,7 +56,7 @@ public final class ExecutorArea {
       slot.setHeirs(
         left < slots.count ? slots[left].address : 0, left + 1 < slots.count ? slots[left + 1].address : 0)
     }
-    watched = watchEach ? min(slots.count, DeadManSwitch.capacity - deadManSwitch.count - 1) : 1
+    watched = watchEach ? min(slots.count, max(DeadManSwitch.capacity - deadManSwitch.count - 1, 1)) : 1
     for slot in slots.prefix(watched) { deadManSwitch.insert(slot) }
   }
 

@@ -184,6 +184,20 @@ public enum Ptrace {
     return metadata.1
   }
 
+  /// When waiting for a stop ends with ETIMEDOUT, in nanoseconds of CLOCK_MONOTONIC. Only the tracer's one thread uses it.
+  nonisolated(unsafe) private static var deadline = UInt64.max
+
+  /// Lets no wait for a stop last longer than so many seconds from now: a task in an uninterruptible sleep stops only behind it.
+  /// 0 takes the limit away.
+  public static func limitWaiting(seconds: Int) {
+    deadline = seconds == 0 ? UInt64.max : nanoseconds() + UInt64(seconds) * 1_000_000_000
+    // The alarm has only to interrupt wait4.
+    var action = sigaction()
+    action.__sigaction_handler.sa_handler = { _ in }
+    sigaction(SIGALRM, &action, nil)
+    alarm(UInt32(clamping: seconds))
+  }
+
   /// How a traced thread stopped, or that it is gone.
   public enum Stop: Equatable, Sendable {
     /// PTRACE_EVENT_STOP: interrupted, or in a group stop by this signal.
@@ -207,7 +221,7 @@ public enum Ptrace {
         }
         break
       } catch .interrupted {
-        continue
+        if nanoseconds() >= deadline { throw .timedOut }
       }
     }
     guard status & 0xff == 0x7f else { return .exited(status: status) }

@@ -50,7 +50,7 @@ public final class TracedProcess {
     ) { () throws(Errno) -> ExecutorArea in
       let memory = try Descriptor.open(path, O_RDWR)
       return try ExecutorArea(
-        memory: memory.rawValue, address: address, slots: sizes, deadManSwitch: deadManSwitch)
+        memory: memory.rawValue, address: address, slots: sizes, deadManSwitch: deadManSwitch, watchEach: true)
     }
   }
 
@@ -99,14 +99,14 @@ public final class TracedProcess {
     for thread in threads.prefix(entered) { try? thread.recall() }
     for thread in threads.prefix(entered) { try? thread.awaitRecall() }
     entered = 0
+    // Nobody is in the area any more when the switch lets go of it.
+    // Heirs go before those who would tell them of the tracer's end.
+    for thread in threads.reversed() { try? thread.goHome() }
     area = nil
-    for thread in threads.dropFirst() { try? thread.goHome() }
-    guard let leader = threads.first else { return }
-    if areaSize > 0 {
+    if areaSize > 0, let leader = threads.first {
       _ = try? leader.call(at: syscallInstruction, __NR_munmap, areaAddress, UInt64(areaSize))
       areaSize = 0
     }
-    try? leader.goHome()
   }
 
   public func detach() {

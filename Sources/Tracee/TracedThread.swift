@@ -53,17 +53,18 @@ public final class TracedThread {
     }
   }
 
-  /// Makes one system call in the stopped thread, through a `syscall` instruction that is there already.
-  /// While it lasts (one step) the thread's registers are not its own.
+  /// Makes one system call in the stopped thread, through a `syscall` instruction that is there already. Only while it
+  /// lasts the thread's registers are not its own: if the tracer dies in these microseconds, the thread is lost.
   public func call(
     at instruction: UInt64, _ number: Int32, _ a: UInt64 = 0, _ b: UInt64 = 0, _ c: UInt64 = 0,
     _ d: UInt64 = 0, _ e: UInt64 = 0, _ f: UInt64 = 0
   ) throws(Errno) -> UInt64 {
-    if !isAway { try Ptrace.setSignalMask(tid, UInt64.max) }
-    try Ptrace.setRegisters(tid, registers.calling(number, at: instruction, a, b, c, d, e, f))
     isAway = true
+    try Ptrace.setSignalMask(tid, UInt64.max)
+    try Ptrace.setRegisters(tid, registers.calling(number, at: instruction, a, b, c, d, e, f))
     try Ptrace.makeCall(tid)
     let result = try Ptrace.registers(tid).result
+    try goHome()
     if result < 0 && result >= -4095 { throw Errno(rawValue: Int32(-result)) }
     return UInt64(bitPattern: result)
   }
@@ -76,9 +77,10 @@ public final class TracedThread {
   /// Lets the thread's executor run the program that is loaded in its slot.
   public func enter(_ area: ExecutorArea, _ slot: Slot) throws(Errno) {
     slot.setHome(registers, signalMask: signalMask)
-    if !isAway { try Ptrace.setSignalMask(tid, UInt64.max) }
+    // From here on a thread whose tracer dies runs its executor, which gives it registers and mask back.
     isAway = true
     try Ptrace.setRegisters(tid, registers.executing(area.code, slot: slot.address))
+    try Ptrace.setSignalMask(tid, UInt64.max)
     area.expectStart()
     try Ptrace.cont(tid)
   }
@@ -100,8 +102,9 @@ public final class TracedThread {
   /// Gives a stopped thread its own registers and signal mask back.
   public func goHome() throws(Errno) {
     guard isAway else { return }
-    try Ptrace.setRegisters(tid, registers)
+    // The mask first: in between the executor would still set it too.
     try Ptrace.setSignalMask(tid, signalMask)
+    try Ptrace.setRegisters(tid, registers)
     isAway = false
   }
 

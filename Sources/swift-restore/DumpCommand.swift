@@ -30,6 +30,21 @@ struct DumpCommand: ParsableCommand {
   var timeout: Int = 10
 
   func run() throws {
+    let code = try Guarded.run {
+      do {
+        try dump()
+        return 0
+      } catch let code as ExitCode {
+        return code.rawValue
+      } catch {
+        Output.write("swift-restore: \(error)\n", to: 2)
+        return 1
+      }
+    }
+    if code != 0 { throw ExitCode(code) }
+  }
+
+  private func dump() throws {
     let output = try Output(common)
     try output.reporting {
       var options = DumpOptions()
@@ -39,7 +54,6 @@ struct DumpCommand: ParsableCommand {
       options.shellJob = shellJob
       options.ghostLimit = ghostLimit.bytes
       options.timeout = timeout
-      Interruption.hold()
       let (statistics, warnings) = try Dump.run(options, images: common.images)
       output.warn(warnings)
       output.show(statistics)

@@ -23,7 +23,9 @@ struct ShowCommand: ParsableCommand {
   var shellJob = false
 
   func validate() throws {
-    if folder != nil, common.imagesDir != nil { throw ValidationError("Give the folder of the images once.") }
+    guard (folder == nil) != (common.imagesDir == nil) else {
+      throw ValidationError("Give the folder of the images, once.")
+    }
   }
 
   func run() throws {

@@ -1,0 +1,57 @@
+import CLinux
+import Glibc
+import SystemPackage
+
+/// Work that must not end in the middle, done by a child of the process that the user knows.
+///
+/// Who kills the tool kills that process, often with SIGKILL. The child hears of it (PR_SET_PDEATHSIG), and goes back in
+/// good order. It leaves the process group too, so that a signal to the whole group does not meet both.
+public enum Guarded {
+  /// The signals that ask to stop. In the child they wait until they are looked for.
+  public static let interruptions = [SIGINT, SIGTERM, SIGHUP]
+
+  /// Runs `work` in a child and exits as the child does. There must be one thread only.
+  public static func run(_ work: () -> Int32) throws(Errno) -> Int32 {
+    hold(interruptions + [SIGCHLD])
+    let parent = getpid()
+    let child = Int32(try syscall(__NR_clone, Int(SIGCHLD)))
+    if child == 0 {
+      setpgid(0, 0)
+      _ = cl_syscall(Int(__NR_prctl), 1 /* PR_SET_PDEATHSIG */, Int(SIGTERM), 0, 0, 0, 0)
+      // It may have died before that.
+      if getppid() != parent { exit(1) }
+      exit(work())
+    }
+    return watch(child)
+  }
+
+  /// Whether a signal that asks to stop has come: its number.
+  public static var interruption: Int32? {
+    var set = sigset_t()
+    sigpending(&set)
+    return interruptions.first { sigismember(&set, $0) == 1 }
+  }
+
+  private static func hold(_ signals: [Int32]) {
+    var set = sigset_t()
+    sigemptyset(&set)
+    for signal in signals { sigaddset(&set, signal) }
+    sigprocmask(SIG_BLOCK, &set, nil)
+  }
+
+  /// Passes the user's wish to stop on, and waits.
+  private static func watch(_ child: Int32) -> Int32 {
+    var set = sigset_t()
+    sigemptyset(&set)
+    for signal in interruptions + [SIGCHLD] { sigaddset(&set, signal) }
+    while true {
+      var status: Int32 = 0
+      if waitpid(child, &status, WNOHANG) == child {
+        return status & 0x7f == 0 ? (status >> 8) & 0xff : 128 + (status & 0x7f)
+      }
+      var signal: Int32 = 0
+      sigwait(&set, &signal)
+      if signal != SIGCHLD { kill(child, SIGTERM) }
+    }
+  }
+}

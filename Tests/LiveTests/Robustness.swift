@@ -1,0 +1,71 @@
+import Glibc
+import Testing
+
+extension Live {
+  /// What happens at the worst moment, and with what others have made.
+  @Suite struct Robustness {
+    /// The tool is killed at many moments of a dump; the program goes on each time, and ends with the right result.
+    @Test func killedDumpLeavesTheProgramAsItWas() throws {
+      let summing = """
+        import threading, time, sys
+        sums = [0] * 3
+        def work(i):
+            for n in range(40):
+                t = time.monotonic(); time.sleep(0.05)
+                if time.monotonic() - t < 0.05: sys.exit(3)
+                sums[i] += sum(k & 7 for k in range(20000))
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(3)]
+        for t in threads: t.start()
+        open("started", "w").close()
+        for t in threads: t.join()
+        print(sums == [40 * 70000] * 3)
+        """
+      try Job.run(["/usr/bin/python3", "-c", summing], named: "killed-dump") { job in
+        try job.waitFor("started")
+        let mappings = (Files.text("/proc/\(job.pid)/maps") ?? "").split(separator: "\n").filter { $0.contains("rwxs") }.count
+        #expect(mappings == 0)
+        for round in 0..<60 {
+          let tool = try start([Tool.path, "dump", "-t", "\(job.pid)", "-D", job.path("killed-\(round)"), "-R"])
+          usleep(UInt32.random(in: 0...12_000))
+          kill(tool, SIGKILL)
+          var status: Int32 = 0
+          waitpid(tool, &status, 0)
+          usleep(15_000)
+        }
+        let left = (Files.text("/proc/\(job.pid)/maps") ?? "").split(separator: "\n").filter { $0.contains("rwxs") }
+        #expect(left.isEmpty, "mapped still: \(left)")
+        #expect(try job.finish() == 0)
+        #expect(try job.text("out") == "True\n")
+      }
+    }
+
+    /// An image set that CRIU 4.2 wrote comes to life.
+    @Test(arguments: [("sleep", [24222]), ("pipeline", [24256, 24257, 24258])])
+    func checkpointOfCRIUIsRestored(_ name: String, _ pids: [Int32]) throws {
+      let package = "/" + #filePath.split(separator: "/").dropLast(3).joined(separator: "/")
+      let shared = getenv("SHARED").map { String(cString: $0) } ?? package + "/../shared"
+      let images = "\(shared)/criu-images/\(name)"
+      guard Files.exists(images) else { return }
+      let outcome = try Tool.run(["restore", "-D", images, "-d"])
+      defer { for pid in pids.reversed() { kill(pid, SIGKILL) } }
+      #expect(outcome.code == 0, "\(outcome.errors)")
+      usleep(50_000)
+      for pid in pids {
+        let stat = (Files.text("/proc/\(pid)/stat") ?? "").split(separator: " ").map(String.init)
+        #expect(stat.count > 4 && stat[2] == "S" && stat[4] == "\(pids[0])", "\(pid): \(stat)")
+      }
+    }
+
+    private func start(_ arguments: [String]) throws -> pid_t {
+      var pid: pid_t = 0
+      let argv = arguments.map { strdup($0) } + [nil]
+      defer { for argument in argv { free(argument) } }
+      var actions = posix_spawn_file_actions_t()
+      posix_spawn_file_actions_init(&actions)
+      defer { posix_spawn_file_actions_destroy(&actions) }
+      for fd: Int32 in 1...2 { posix_spawn_file_actions_addopen(&actions, fd, "/dev/null", O_WRONLY, 0) }
+      #expect(posix_spawn(&pid, arguments[0], &actions, nil, argv, environ) == 0)
+      return pid
+    }
+  }
+}
