@@ -14,6 +14,19 @@ public enum Dump {
     DumpStatsEntry, warnings: [String]
   ) {
     try Preconditions.check(options)
+    let isNew = access(images, F_OK) != 0
+    do throws(Failure) {
+      return try dump(options, images: images)
+    } catch {
+      // A refusal leaves nothing behind; a folder with something in it stays.
+      if isNew { rmdir(images) }
+      throw error
+    }
+  }
+
+  private static func dump(_ options: DumpOptions, images: String) throws(Failure) -> (
+    DumpStatsEntry, warnings: [String]
+  ) {
     let directory = try openFolder(images)
     let dump = DumpContext(options: options, directory: directory)
     let begin = nanoseconds()

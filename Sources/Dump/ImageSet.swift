@@ -24,7 +24,15 @@ struct ImageSet: ~Copyable {
 
   /// Numbers the objects that tasks may share, which decides the names of files.
   mutating func assignIDs() throws(Failure) {
-    for task in tasks where !task.isZombie { task.ids = try kernelObjects.assign(task) }
+    var memories: [UInt32: Int32] = [:]
+    for task in tasks where !task.isZombie {
+      task.ids = try kernelObjects.assign(task)
+      if let other = memories.updateValue(task.pid, forKey: task.ids.vmId) {
+        throw Failure(
+          "cannot be dumped: \(task.description) shares its memory with task \(other) (clone-vm)",
+          advice: "Nothing was changed; the tree runs on.")
+      }
+    }
   }
 
   /// Everything of some tasks but their memory.
