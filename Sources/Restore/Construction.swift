@@ -126,9 +126,10 @@ final class Construction {
 
   // MARK: Running programs
 
-  /// Runs one sequence after the other in each slot, all slots at the same time, a hundred or so at once.
+  /// Runs one sequence after the other in each slot, many slots at the same time: enough to keep every core busy, and not so
+  /// many that their programs fill this process's memory.
   func run(_ work: [(name: String, sequence: ProgramSequence)]) throws(Failure) {
-    let batch = 128
+    let batch = 32
     for start in stride(from: 0, to: work.count, by: batch) {
       let part = work[start..<min(start + batch, work.count)]
       let rounds = part.map(\.sequence.programs.count).max() ?? 0

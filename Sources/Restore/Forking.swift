@@ -271,6 +271,10 @@ struct Forking {
       let name = [UInt8](plan.tasks[id.index].core.tc?.comm.prefix(15) ?? [])
       program.call(__NR_prctl, 15, Argument(program.place(path: name)))
     }
+    if status.dumpedCore {
+      plan.restore.warnings.append(
+        "\(construction.name(actor)): its status comes back without the core flag: no core file is made again")
+    }
     if let signal = status.signal {
       program.call(
         __NR_prlimit64, 0, 4 /* RLIMIT_CORE */, Argument(program.place((UInt64(0), UInt64(0)))), 0,

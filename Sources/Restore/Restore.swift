@@ -24,6 +24,7 @@ public enum Restore {
     do throws(Failure) {
       var forking = Forking(construction)
       try forking.run()
+      construction.area.forgetPages()
       statistics.forkingTime = UInt32(clamping: (nanoseconds() - begin) / 1000)
       try Rebuilding(construction).run()
       try Release(construction: construction).run()
