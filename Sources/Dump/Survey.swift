@@ -105,6 +105,17 @@ struct Survey {
     task.threads[0].posixTimers = try about("\(task.description): reading its timers") { () throws(Errno) in
       PosixTimers.list(try task.directory.read("timers", buffer))
     }
+    for thread in frozen.threads where thread.tid != task.pid {
+      for (kind, feature) in [(KernelObject.files, "unshare-files"), (.fs, "unshare-fs")] {
+        let order = try about("\(task.description): kcmp with thread \(thread.tid)") { () throws(Errno) in
+          try kcmp(task.pid, thread.tid, kind)
+        }
+        if order != 0 {
+          objections.append(
+            "\(task.description): thread \(thread.tid) has \(kind == .files ? "descriptors" : "directories") of its own (\(feature))")
+        }
+      }
+    }
     objections += try DescriptorTable.survey(task, options, buffer)
     if let vdso = task.mappings.first(where: { $0.name == Array("[vdso]".utf8) }) {
       task.process = try TracedProcess(pid: task.pid, threads: frozen.threads, vdso: vdso.start)

@@ -23,9 +23,27 @@ struct Forking {
   init(_ construction: Construction) { self.construction = construction }
 
   mutating func run() throws(Failure) {
+    awaitReaping()
     for wave in plan.schedule.waves {
       try run(wave)
     }
+  }
+
+  /// A tree that was just dumped may still lie there as zombies that nobody has waited for, PID 1 being slow at it: their PIDs
+  /// become free in a moment, for which it is worth to wait a little.
+  private func awaitReaping() {
+    let end = nanoseconds() + 2_000_000_000
+    for task in plan.tasks {
+      while holder(of: Int32(task.pid))?.state == UInt8(ascii: "Z"), nanoseconds() < end { usleep(2_000) }
+    }
+  }
+
+  /// Who has a PID.
+  private func holder(of pid: Int32) -> ProcStat? {
+    guard kill(pid, 0) == 0 || errno != ESRCH else { return nil }
+    let buffer = ReadBuffer()
+    guard let directory = try? ProcDirectory(pid: pid), let text = try? directory.read("stat", buffer) else { return nil }
+    return withExtendedLifetime(buffer) { ProcStat(text) }
   }
 
   private mutating func run(_ wave: [Int]) throws(Failure) {
@@ -301,16 +319,14 @@ struct Forking {
     switch failure.errno {
     case .fileExists?:
       for task in plan.tasks where task.tracerPID == 0 {
-        let buffer = ReadBuffer()
-        if let directory = try? ProcDirectory(pid: Int32(task.pid)),
-          let text = try? directory.read("stat", buffer),
-          let stat = ProcStat(text)
-        {
-          return Failure(
-            "\(task.description): its PID is taken by the process \(stat.comm.text): clone3: \(Errno.fileExists.nameAndText)",
-            advice: "End that process, or restore in a PID namespace of its own.",
-            errno: .fileExists)
-        }
+        guard let stat = holder(of: Int32(task.pid)) else { continue }
+        let isZombie = stat.state == UInt8(ascii: "Z")
+        return Failure(
+          "\(task.description): its PID is taken by the \(isZombie ? "zombie" : "process") \(stat.comm.text): clone3: \(Errno.fileExists.nameAndText)",
+          advice: isZombie
+            ? "It has ended, but its parent \(stat.ppid) has not waited for it; try again."
+            : "End that process first; or restore once it is gone.",
+          errno: .fileExists)
       }
       return Failure(
         failure.cause, advice: "A PID of the tree, or of a group or session of it, is taken.",

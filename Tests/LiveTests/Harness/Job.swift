@@ -119,6 +119,8 @@ final class Job {
   func expectGone(seconds: Double = 5) throws {
     let gone = Processes.poll(seconds) {
       for pid in tree { waitpid(pid, nil, WNOHANG) }
+      // The tree may have had children since it was looked at.
+      Processes.reapOrphans(of: [pid])
       return tree.allSatisfy { Processes.state(of: $0) == nil }
     }
     guard gone else {
