@@ -29,7 +29,7 @@ struct LoadedCheckpoint {
     var tasks: [RestoredTask] = []
     var threadCores: [[CoreEntry]] = []
     for entry in tree {
-      let (task, cores) = try Self.readTask(entry, restore)
+      let (task, cores) = try Self.readTask(entry, like: tasks.last, restore)
       tasks.append(task)
       threadCores.append(cores)
     }
@@ -89,10 +89,12 @@ struct LoadedCheckpoint {
     return data
   }
 
-  private static func readTask(_ entry: PstreeEntry, _ restore: RestoreContext) throws(Failure) -> (
+  private static func readTask(_ entry: PstreeEntry, like previous: RestoredTask?, _ restore: RestoreContext) throws(Failure) -> (
     RestoredTask, [CoreEntry]
   ) {
-    let core = try restore.one(CoreEntry.self, .core(entry.pid))
+    var core = try restore.one(CoreEntry.self, .core(entry.pid))
+    // Relatives have much in common; what is equal is held once.
+    if let alike = previous?.core.tc?.sigactions, core.tc?.sigactions == alike { core.tc?.sigactions = alike }
     guard core.mtype == .x86_64 else {
       throw Failure("core-\(entry.pid).img: made on the architecture \(core.mtype); this is x86-64")
     }
@@ -107,6 +109,10 @@ struct LoadedCheckpoint {
     guard let ids = core.ids ?? apart else { throw Failure("ids-\(entry.pid).img is empty") }
     let task = RestoredTask(pid: entry.pid, core: core, ids: ids)
     task.memory = try restore.one(MmEntry.self, .mm(entry.pid))
+    if let alike = previous?.memory {
+      if task.memory.vmas == alike.vmas { task.memory.vmas = alike.vmas }
+      if task.memory.mmSavedAuxv == alike.mmSavedAuxv { task.memory.mmSavedAuxv = alike.mmSavedAuxv }
+    }
     task.fs = try restore.all(FsEntry.self, .fs(entry.pid), optional: true).first
     task.descriptors = try restore.all(FdinfoEntry.self, .fdinfo(ids.filesId), optional: true)
     try readPagemap(task, restore)
