@@ -3,7 +3,6 @@
 public let O_PATH: Int32 = 0o10000000
 public let O_NOATIME: Int32 = 0o1000000
 public let O_DIRECT: Int32 = 0o40000
-public let O_LARGEFILE: Int32 = 0o100000
 public let O_TMPFILE: Int32 = 0o20200000
 public let AT_EMPTY_PATH: Int32 = 0x1000
 
@@ -13,9 +12,6 @@ public let MAP_NORESERVE: UInt32 = 0x4000
 public let MAP_FIXED_NOREPLACE: UInt32 = 0x100000
 public let MAP_HUGETLB: UInt32 = 0x40000
 public let MAP_DROPPABLE: UInt32 = 0x08
-
-public let MREMAP_MAYMOVE = 1
-public let MREMAP_FIXED = 2
 
 public let F_SETPIPE_SZ = 1031
 public let F_GETPIPE_SZ = 1032

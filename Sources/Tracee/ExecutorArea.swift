@@ -110,14 +110,4 @@ public final class ExecutorArea {
   public func forgetPages() {
     _ = cl_syscall(Int(__NR_madvise), Int(bitPattern: local), size, 4 /* MADV_DONTNEED */, 0, 0, 0)
   }
-
-  /// Gives the memory of a slot's program back to the kernel; the executor must be parked and not be started again
-  /// without a new program.
-  public func discardProgram(_ slot: Slot) {
-    let first = slot.local + pageSize
-    if slot.size > pageSize {
-      _ = cl_syscall(
-        Int(__NR_madvise), Int(bitPattern: first), slot.size - pageSize, 9 /* MADV_REMOVE */, 0, 0, 0)
-    }
-  }
 }

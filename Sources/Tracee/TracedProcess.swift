@@ -76,7 +76,7 @@ public final class TracedProcess {
 
   private func isAlive(_ tid: Int32) -> Bool {
     var status: Int32 = 0
-    // WNOWAIT leaves a stop to be waited for by those who expect it.
+    // A parked thread has no stop to tell of: whatever comes here is its end.
     let result = withUnsafeMutablePointer(to: &status) {
       cl_syscall(Int(__NR_wait4), Int(tid), Int(bitPattern: $0), Int(WNOHANG) | 0x4000_0000, 0, 0, 0)
     }
