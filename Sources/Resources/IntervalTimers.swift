@@ -37,8 +37,13 @@ public struct IntervalTimers: TaskState {
   public static func restore(_ thread: RestoredThread, _ program: inout SyscallProgram) {
     guard let timers = thread.core.task.timers else { return }
     for (which, entry) in [timers.real, timers.virt, timers.prof].enumerated() {
-      if entry.vsec == 0 && entry.vusec == 0 { continue }
-      let value: KernelTimer = (entry.isec, entry.iusec, entry.vsec, entry.vusec)
+      var value: KernelTimer = (entry.isec, entry.iusec, entry.vsec, entry.vusec)
+      if value.2 == 0 && value.3 == 0 {
+        if value.0 == 0 && value.1 == 0 { continue }
+        // It has expired and its signal is pending: it is armed anew when that is taken (kernel/time/itimer.c:
+        // posixtimer_rearm_itimer). Here by at most an interval earlier, which makes one signal of two.
+        (value.2, value.3) = (value.0, value.1)
+      }
       program.call(
         __NR_setitimer, Argument(which), Argument(program.place(value)), 0, for: "arming an interval timer")
     }
