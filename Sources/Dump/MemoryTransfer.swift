@@ -24,19 +24,29 @@ enum MemoryTransfer {
       try Self.copy(pages.placed, of: task, to: file.rawValue)
       return
     }
-    try Self.copy(pages.inaccessible, of: task, to: file.rawValue)
-    let received = try Self.send(file, over: socket, slot, process, task)
-    var sequence = ProgramSequence(slot)
-    pages.write(to: received, &sequence)
-    sequence.makeRoom(calls: 3)
-    for fd in [received, socket.0, socket.1] {
-      sequence.current.call(__NR_close, Argument(fd), for: "closing descriptor", UInt64(fd))
-    }
     do throws(Failure) {
+      try Self.copy(pages.inaccessible, of: task, to: file.rawValue)
+      let received = try Self.send(file, over: socket, slot, process, task)
+      var sequence = ProgramSequence(slot)
+      pages.write(to: received, &sequence)
+      sequence.makeRoom(calls: 3)
+      for fd in [received, socket.0, socket.1] {
+        sequence.current.call(__NR_close, Argument(fd), for: "closing descriptor", UInt64(fd))
+      }
       for program in sequence.programs { try process.run(program) }
     } catch {
-      throw Self.explain(error, file.rawValue)
+      let error = Self.explain(error, file.rawValue)
+      try Self.close(free, slot, process)
+      throw error
     }
+    slot.setCleanup([])
+  }
+
+  /// Whatever the task has got of these goes; none of them was in use.
+  private static func close(_ descriptors: [Int32], _ slot: Slot, _ process: TracedProcess) throws(Failure) {
+    var program = SyscallProgram(for: slot)
+    for fd in descriptors { program.call(__NR_close, Argument(fd), mayFail: true) }
+    try process.run(program)
     slot.setCleanup([])
   }
 

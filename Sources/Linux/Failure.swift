@@ -27,6 +27,11 @@ public struct Failure: Error, Equatable, Sendable, CustomStringConvertible {
     Failure("\(subject): \(cause)", advice: advice, errno: errno)
   }
 
+  /// The same failure, with something to be done if it says nothing of that yet.
+  public func advised(_ advice: String) -> Failure {
+    self.advice.isEmpty ? Failure(cause, advice: advice, errno: errno) : self
+  }
+
   public var description: String { advice.isEmpty ? cause : cause + "\n" + advice }
 }
 

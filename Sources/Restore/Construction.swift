@@ -148,17 +148,26 @@ final class Construction {
     }
   }
 
-  /// Ends everything that was made; nothing of the tree has run.
+  /// Ends everything that was made, and waits until it is gone; nothing of the tree has run.
   func destroy() {
-    for pid in living.keys { kill(pid, SIGKILL) }
-    if rootPID != 0 {
-      kill(rootPID, SIGKILL)
-      var status: Int32 = 0
-      _ = withUnsafeMutablePointer(to: &status) {
-        cl_syscall(Int(__NR_wait4), Int(rootPID), Int(bitPattern: $0), 0x4000_0000, 0, 0, 0)
-      }
+    // Not all that were born are known by now: a program may have stopped after its first clone.
+    area.dismiss()
+    var left = Set(living.keys)
+    if rootPID != 0 { left.insert(rootPID) }
+    for pid in left { kill(pid, SIGKILL) }
+    // A leader's end is told when its threads' is, and those that are traced wait to be waited for too. Whoever is not ours is
+    // waited for by its parent, or by init.
+    let end = nanoseconds() + 2_000_000_000
+    while !left.isEmpty, nanoseconds() < end {
+      while cl_syscall(Int(__NR_wait4), -1, 0, 0x4000_0001 /* __WALL | WNOHANG */, 0, 0, 0) > 0 {}
+      left = left.filter { kill($0, 0) == 0 && !Self.hasEnded($0) }
+      if !left.isEmpty { usleep(500) }
     }
-    // Orphans that became ours (a subreaper runs this, or a sibling was asked for).
-    while cl_syscall(Int(__NR_wait4), -1, 0, 0x4000_0001, 0, 0, 0) > 0 {}
+  }
+
+  private static func hasEnded(_ pid: Int32) -> Bool {
+    let buffer = ReadBuffer()
+    guard let directory = try? ProcDirectory(pid: pid), let text = try? directory.read("stat", buffer) else { return true }
+    return ProcStat(text)?.state == UInt8(ascii: "Z")
   }
 }

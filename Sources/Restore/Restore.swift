@@ -30,7 +30,7 @@ public enum Restore {
       try Release(construction: construction).run()
     } catch {
       construction.destroy()
-      throw error
+      throw error.advised("Nothing of the tree is left behind; when the cause is removed, restore again.")
     }
     for path in plan.restore.linksToRemove { unlink(path) }
     statistics.restoreTime = UInt32(clamping: (nanoseconds() - begin) / 1000)

@@ -106,6 +106,14 @@ public final class ExecutorArea {
     }
   }
 
+  /// Tells every executor, also one that is yet to be born, what it would be told if the tracer died.
+  public func dismiss() {
+    for slot in slots {
+      cl_or32(slot.lifeWord, 0x4000_0000 /* FUTEX_OWNER_DIED */)
+      _ = cl_syscall(Int(__NR_futex), Int(bitPattern: slot.lifeWord), Int(FUTEX_WAKE), 1, 0, 0, 0)
+    }
+  }
+
   /// Takes the area out of this process's memory; what the tasks see stays.
   public func forgetPages() {
     _ = cl_syscall(Int(__NR_madvise), Int(bitPattern: local), size, 4 /* MADV_DONTNEED */, 0, 0, 0)

@@ -43,6 +43,7 @@ public enum Ptrace {
   /// Not by a single step: the trap of one is a forced SIGTRAP, and a forced signal that is blocked or ignored loses its
   /// handler (kernel/signal.c: force_sig_info_to_task). With PTRACE_O_TRACESYSGOOD the stops of PTRACE_SYSCALL are no signals.
   public static func makeCall(_ tid: Int32) throws(Errno) {
+    if let fault = FaultInjection.next() { throw fault.errno }
     var stops = 0
     while stops < 2 {
       try request(Int(PTRACE_SYSCALL), tid)

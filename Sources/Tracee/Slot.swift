@@ -38,6 +38,14 @@ public struct Slot: @unchecked Sendable {
     }
     header.pointee.count = UInt32(program.count)
     header.pointee.finished = 0
+    if program.count > 0, let fault = FaultInjection.next() { fail(fault, of: program.count) }
+  }
+
+  /// The program ends before the call that is to fail, which looks as if it had.
+  private func fail(_ fault: FaultInjection.Fault, of count: Int) {
+    let call = min(fault.call, count - 1)
+    header.pointee.count = UInt32(call)
+    record(call).pointee.result = -Int64(fault.errno.rawValue)
   }
 
   /// Whether the executor waits for its next program.

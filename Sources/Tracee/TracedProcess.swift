@@ -103,10 +103,15 @@ public final class TracedProcess {
     // Heirs go before those who would tell them of the tracer's end.
     for thread in threads.reversed() { try? thread.goHome() }
     area = nil
-    if areaSize > 0, let leader = threads.first {
-      _ = try? leader.call(at: syscallInstruction, __NR_munmap, areaAddress, UInt64(areaSize))
-      areaSize = 0
+    guard areaSize > 0, let leader = threads.first else { return }
+    for _ in 0..<2 {
+      // What fails once for want of something may work the second time; a thread that was killed needs no unmapping.
+      do throws(Errno) {
+        _ = try leader.call(at: syscallInstruction, __NR_munmap, areaAddress, UInt64(areaSize))
+        break
+      } catch {}
     }
+    areaSize = 0
   }
 
   public func detach() {

@@ -60,10 +60,16 @@ public final class TracedThread {
     _ d: UInt64 = 0, _ e: UInt64 = 0, _ f: UInt64 = 0
   ) throws(Errno) -> UInt64 {
     isAway = true
-    try Ptrace.setSignalMask(tid, UInt64.max)
-    try Ptrace.setRegisters(tid, registers.calling(number, at: instruction, a, b, c, d, e, f))
-    try Ptrace.makeCall(tid)
-    let result = try Ptrace.registers(tid).result
+    let result: Int64
+    do throws(Errno) {
+      try Ptrace.setSignalMask(tid, UInt64.max)
+      try Ptrace.setRegisters(tid, registers.calling(number, at: instruction, a, b, c, d, e, f))
+      try Ptrace.makeCall(tid)
+      result = try Ptrace.registers(tid).result
+    } catch {
+      try goHome()
+      throw error
+    }
     try goHome()
     if result < 0 && result >= -4095 { throw Errno(rawValue: Int32(-result)) }
     return UInt64(bitPattern: result)

@@ -46,6 +46,11 @@ static inline void cl_store32(volatile void *p, uint32_t v)
 	__atomic_store_n((volatile uint32_t *)p, v, __ATOMIC_RELEASE);
 }
 
+static inline void cl_or32(volatile void *p, uint32_t bits)
+{
+	__atomic_or_fetch((volatile uint32_t *)p, bits, __ATOMIC_SEQ_CST);
+}
+
 /// Exchanges *p from `from` to `to`; 1 if it was `from`.
 static inline int cl_exchange32(volatile void *p, uint32_t from, uint32_t to)
 {

@@ -86,10 +86,10 @@ final class Job {
     }
   }
 
-  func tryRestore(_ options: [String] = [], from folder: String? = nil) throws -> Tool.Outcome {
+  func tryRestore(_ options: [String] = [], from folder: String? = nil, prefix: [String] = []) throws -> Tool.Outcome {
     try runTool(
       "restore.log", in: folder ?? images,
-      ["restore", "-D", folder ?? images, "-o", "restore.log", "-v4", "-d"] + extraOptions + options)
+      ["restore", "-D", folder ?? images, "-o", "restore.log", "-v4", "-d"] + extraOptions + options, prefix: prefix)
   }
 
   /// CRIU tells its errors to its log only.

@@ -1,0 +1,61 @@
+import Glibc
+import Testing
+
+extension Live {
+  /// Every program that is sent to a task fails once: the tool says so, and leaves all as it was (Tracee/FaultInjection).
+  @Suite struct Faults {
+    /// Where in its program: at the first call, and at the last one.
+    @Test(arguments: ["", ".1000000"])
+    func everyProgramOfADump(_ call: String) throws {
+      try LiveProgram(name: "fixtures/five").run { job in
+        let tree = Processes.tree(of: job.pid)
+        #expect(tree.count == 5)
+        let before = Condition(of: tree)
+        for number in 1..<1000 {
+          let images = job.path("faulty")
+          let outcome = try job.tryDump(
+            ["--leave-running"], to: images, prefix: ["env", "SWIFT_RESTORE_FAULT=\(number)\(call):EDOM"])
+          if outcome.code == 0 {
+            #expect(number > 15, "there are only \(number - 1) programs")
+            break
+          }
+          expectClear(outcome, "program \(number)\(call)")
+          #expect(Files.names(images).filter { $0 != "dump.log" }.isEmpty || !Files.exists(images + "/inventory.img"))
+          let changes = before.changes(to: Condition(of: tree))
+          #expect(changes.isEmpty, "program \(number)\(call): \(outcome.errors)")
+          if !changes.isEmpty { break }
+          Files.remove(images)
+        }
+      }
+    }
+
+    @Test(arguments: ["", ".1000000"])
+    func everyProgramOfARestore(_ call: String) throws {
+      try LiveProgram(name: "fixtures/five").run { job in
+        try job.dump()
+        let before = Surroundings(of: job)
+        for number in 1..<1000 {
+          let outcome = try job.tryRestore(prefix: ["env", "SWIFT_RESTORE_FAULT=\(number)\(call):EDOM"])
+          if outcome.code == 0 {
+            #expect(number > 30, "there are only \(number - 1) programs")
+            return
+          }
+          expectClear(outcome, "program \(number)\(call)")
+          try job.expectNothingLeft()
+          let after = Surroundings(of: job)
+          #expect(after == before, "program \(number)\(call): \(outcome.errors)")
+          if after != before { return }
+        }
+      }
+    }
+
+    /// One line of cause, one of advice, exit status 1.
+    private func expectClear(_ outcome: Tool.Outcome, _ what: String) {
+      #expect(outcome.code == 1, "\(what): \(outcome.errors)")
+      let lines = outcome.errors.split(separator: "\n")
+      #expect(lines.count == 2, "\(what): \(outcome.errors)")
+      #expect(lines.first?.contains("EDOM") ?? false, "\(what): \(outcome.errors)")
+      #expect(lines.last?.hasPrefix("  ") ?? false, "\(what): \(outcome.errors)")
+    }
+  }
+}
