@@ -40,6 +40,7 @@ public enum Dump {
     do throws(Failure) {
       try survey.look(at: freezer.tasks, options)
       try refuse(survey.objections)
+      dump.namespaces = survey.namespaces
       try Interruption.check()
     } catch {
       freezer.release()

@@ -101,6 +101,7 @@ struct ImageSet: ~Copyable {
     if !dump.remaps.isEmpty { try write(dump.remaps, to: .remapFilePath) }
     if !dump.memfds.isEmpty { try write(dump.memfds, to: .memfd) }
     if !dump.terminals.isEmpty { try write(dump.terminals, to: .ttyInfo) }
+    try dump.namespaces?.record(dump)
     try write(dump.pipeData, to: .pipesData)
     if !dump.fifoData.isEmpty { try write(dump.fifoData, to: .fifoData) }
     try write(Self.clocks(), to: .timens(0))
@@ -167,23 +168,23 @@ struct KernelObjectIDs {
   private var known: [KernelObject: [(pid: Int32, id: UInt32)]] = [:]
 
   /// This process's own: 1 throughout, and the namespaces' numbers as they are for all tasks that live in the same ones.
-  var ownIDs: TaskKobjIdsEntry { namespaces(TaskKobjIdsEntry(), objects: (1, 1, 1, 1)) }
+  var ownIDs: TaskKobjIdsEntry { numbered(NamespaceTable.ownIDs, objects: (1, 1, 1, 1)) }
 
   mutating func assign(_ task: DumpedTask) throws(Failure) -> TaskKobjIdsEntry {
-    namespaces(
-      TaskKobjIdsEntry(),
+    var entry = numbered(
+      NamespaceTable.ownIDs,
       objects: (
         try id(.vm, task.pid), try id(.files, task.pid), try id(.fs, task.pid), try id(.sighand, task.pid)
       ))
+    task.numberNamespaces(in: &entry)
+    return entry
   }
 
-  private func namespaces(_ entry: TaskKobjIdsEntry, objects: (UInt32, UInt32, UInt32, UInt32))
+  private func numbered(_ entry: TaskKobjIdsEntry, objects: (UInt32, UInt32, UInt32, UInt32))
     -> TaskKobjIdsEntry
   {
     var entry = entry
     (entry.vmId, entry.filesId, entry.fsId, entry.sighandId) = objects
-    (entry.pidNsId, entry.netNsId, entry.ipcNsId, entry.utsNsId) = (1, 2, 3, 4)
-    (entry.timeNsId, entry.mntNsId, entry.userNsId, entry.cgroupNsId) = (5, 6, 7, 8)
     return entry
   }
 

@@ -12,13 +12,13 @@ struct Survey {
   private(set) var tasks: [DumpedTask] = []
   /// Everything that stands in the way, in words.
   private(set) var objections: [String] = []
+  private(set) var namespaces: NamespaceTable?
   private let buffer = ReadBuffer()
 
   /// Namespaces whose kinds a task may not differ in from this process.
   private static let namespaces = [
     (name: "pid", feature: "pid-ns"), ("pid_for_children", "pid-ns"), ("mnt", "mnt-ns"), ("net", "net-ns"),
-    ("ipc", "ipc-ns"),
-    ("uts", "uts-ns"), ("user", "user-ns"), ("cgroup", "cgroup-ns"), ("time", "time-ns"),
+    ("ipc", "ipc-ns"), ("user", "user-ns"), ("cgroup", "cgroup-ns"), ("time", "time-ns"),
     ("time_for_children", "time-ns"),
   ]
 
@@ -27,6 +27,7 @@ struct Survey {
     let own = try about("reading this process's namespaces") { () throws(Errno) in
       try links(of: ProcDirectory(pid: getpid()))
     }
+    let table = try about("reading this process's namespaces") { () throws(Errno) in try NamespaceTable() }
     for task in frozen {
       let directory = try about("task \(task.pid)") { () throws(Errno) in try ProcDirectory(pid: task.pid) }
       let (stat, status) = try identity(task.pid, directory)
@@ -34,8 +35,11 @@ struct Survey {
         pid: task.pid, parent: task.parent, directory: directory, stat: stat, status: status)
       tasks.append(dumped)
       if task.isZombie { continue }
+      try table.look(at: dumped)
       try look(at: dumped, task, own, options)
     }
+    objections += try table.objections()
+    namespaces = table
     checkLeaders(options)
   }
 

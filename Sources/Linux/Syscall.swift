@@ -24,6 +24,17 @@ public func syscall(
   return result
 }
 
+/// A system call whose first argument is a path.
+@inlinable
+@discardableResult
+public func syscall(
+  _ number: Int32, path: String, _ b: Int = 0, _ c: Int = 0, _ d: Int = 0, _ e: Int = 0
+) throws(Errno) -> Int {
+  let result = path.withCString { cl_syscall(Int(number), Int(bitPattern: $0), b, c, d, e, 0) }
+  if result < 0 && result >= -4095 { throw Errno(rawValue: Int32(-result)) }
+  return result
+}
+
 /// The number of bytes in a page.
 public let pageSize = 4096
 

@@ -31,6 +31,7 @@ public final class DumpContext {
   /// Anonymous shared mappings whose content is to be written, each through the first task that has it.
   public var sharedSegments: [(pid: Int32, mapping: Mapping)] = []
   public var shmems = SharedMemoryTable()
+  public var namespaces: NamespaceTable?
   /// The processes of the tree that have a descriptor table of their own, in the tracer's PID namespace.
   public var processes: [Int32] = []
   /// Image numbers that are given out one after the other.
@@ -42,6 +43,13 @@ public final class DumpContext {
     self.options = options
     self.directory = directory
     files = FileTable()
+  }
+
+  /// Writes an image that has one entry.
+  func write(_ message: some ImageMessage, to file: ImageFile) throws(Failure) {
+    var image = try asFailure { () throws(ImageError) in try ImageWriter(file, in: directory) }
+    try image.write(message)
+    try image.end()
   }
 
   /// The next free number of a kind of image or object: 1, 2, …

@@ -20,6 +20,8 @@ public final class DumpedTask {
   public var descriptors: [(file: DumpedFile, kind: any FileKind.Type)] = []
   public var descriptorEntries: [FdinfoEntry] = []
   public var core = CoreEntry()
+  /// Those that are not the tracer's own.
+  public var namespaces: [DumpedNamespace] = []
 
   public init(
     pid: Int32, parent: Int32, directory: consuming ProcDirectory, stat: ProcStat, status: ProcStatus

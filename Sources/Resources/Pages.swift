@@ -290,7 +290,7 @@ public struct ProgramSequence {
   public var number: Int { programs.count }
 
   /// A descriptor of the tracer, in the task: got once in each program (man 2 pidfd_getfd). There is room for one call.
-  mutating func fetch(_ descriptor: Int32, _ restore: RestoreContext) -> Argument {
+  public mutating func fetch(_ descriptor: Int32, _ restore: RestoreContext) -> Argument {
     if let known = fetched[descriptor], known.program == number { return .result(known.call) }
     let call = current.call(
       __NR_pidfd_getfd, Argument(restore.service.tracer), Argument(descriptor), 0,

@@ -20,6 +20,7 @@ public final class RestoreContext {
   public var linksToRemove: Set<String> = []
   public var seccomp = SeccompEntry()
   public var sharedMemory = RestoredSharedMemory()
+  public var namespaces = RestoredNamespaces()
   /// IDs of descriptions whose kind has more for a task to do than fitted into its program (``FileKind/complete``).
   public var unfinished: Set<UInt32> = []
   /// Bytes of each anonymous shared mapping: as many as the farthest mapping of it reaches.
@@ -53,6 +54,7 @@ public final class RestoreContext {
   deinit {
     for fd in opened.values { _ = cl_syscall(Int(__NR_close), Int(fd), 0, 0, 0, 0, 0) }
     sharedMemory.closeAll()
+    namespaces.closeAll()
     for fd in kept.values { _ = cl_syscall(Int(__NR_close), Int(fd), 0, 0, 0, 0, 0) }
   }
 

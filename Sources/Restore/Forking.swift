@@ -20,7 +20,12 @@ struct Forking {
   /// Whose memory a helper was born with.
   private var helperMemory: [HelperID: (donor: RestoredTask?, vdso: UInt64)] = [:]
 
-  init(_ construction: Construction) { self.construction = construction }
+  private var membership: Membership
+
+  init(_ construction: Construction) {
+    self.construction = construction
+    membership = Membership(construction)
+  }
 
   mutating func run() throws(Failure) {
     awaitReaping()
@@ -72,6 +77,7 @@ struct Forking {
     }
     let rounds = work.map(\.sequence.number).max() ?? 0
     for round in 0..<rounds { try run(round, of: work) }
+    try membership.settle()
   }
 
   /// Runs the programs of one round, all at the same time.
@@ -122,6 +128,7 @@ struct Forking {
 
   private mutating func isBorn(_ child: ForkSchedule.Actor, _ pid: Int32, from parent: ForkSchedule.Actor) {
     let (donor, vdso) = memory(of: parent)
+    membership.isBorn(child, from: parent)
     switch child {
     case .tool: break
     case .task(let id):

@@ -23,6 +23,7 @@ struct LoadedCheckpoint {
     }
     let files = try asFailure { () throws(ImageError) in try directory.readAll(FileEntry.self, from: .files) }
     let restore = try RestoreContext(options: options, directory: directory, files: files)
+    restore.namespaces.own = inventory.rootIds ?? TaskKobjIdsEntry()
     tree = try restore.all(PstreeEntry.self, .pstree)
     guard !tree.isEmpty else { throw Failure("pstree.img has no task") }
     try Self.readShared(restore)

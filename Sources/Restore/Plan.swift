@@ -137,6 +137,7 @@ public struct Plan {
   }
 
   private static func check(_ tasks: [RestoredTask], _ restore: RestoreContext) throws(Failure) {
+    try RestoredNamespaces.check(tasks, restore)
     var memories: Set<UInt32> = []
     for task in tasks where !task.isZombie {
       guard memories.insert(task.ids.vmId).inserted else {

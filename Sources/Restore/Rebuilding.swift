@@ -49,6 +49,7 @@ struct Rebuilding {
       if owners.contains(task.pid) { try DescriptorTable.complete(task, restore, &sequence) }
     }
     for kind in fileKinds { try kind.finish(restore) }
+    try RestoredNamespaces.finish(restore)
     let inheritedScore = OOMScore.own
     for task in living { try OOMScore.restore(task, inherited: inheritedScore, restore) }
     try attachToFiltered()

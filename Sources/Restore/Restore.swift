@@ -22,6 +22,7 @@ public enum Restore {
     let construction = try Construction(plan)
     var statistics = RestoreStatsEntry()
     do throws(Failure) {
+      try RestoredNamespaces.make(plan.restore)
       var forking = Forking(construction)
       try forking.run()
       construction.area.forgetPages()

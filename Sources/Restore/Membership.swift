@@ -1,0 +1,47 @@
+import CLinux
+import Glibc
+import Linux
+import ProcessTree
+import Resources
+import Tracee
+
+/// Which namespaces each stub lives in: those of its parent, until it enters its own, which it does before it has children or
+/// threads (man 2 setns).
+struct Membership {
+  let construction: Construction
+  /// The numbers of an actor's namespaces, in the order of `namespaceKinds`; who is not in here lives where the tool does.
+  private var numbers: [ForkSchedule.Actor: [UInt32]] = [:]
+  private var arrivals: [TaskID] = []
+  private let own = [UInt32](repeating: 0, count: namespaceKinds.count)
+
+  init(_ construction: Construction) { self.construction = construction }
+
+  private var namespaces: RestoredNamespaces { construction.restore.namespaces }
+
+  mutating func isBorn(_ child: ForkSchedule.Actor, from parent: ForkSchedule.Actor) {
+    if namespaces.areNone { return }
+    numbers[child] = numbers[parent]
+    if case .task(let id) = child, !construction.plan.tasks[id.index].isZombie { arrivals.append(id) }
+  }
+
+  /// Has all who were born since the last time enter their namespaces.
+  mutating func settle() throws(Failure) {
+    var work: [(name: String, sequence: ProgramSequence)] = []
+    for id in arrivals {
+      let task = construction.plan.tasks[id.index]
+      let now = numbers[.task(id)] ?? own
+      let wanted = namespaceKinds.indices.map { namespaces.id($0, of: task) }
+      if now == wanted { continue }
+      var sequence = ProgramSequence(construction.area.slots[construction.plan.slot(of: task)])
+      for (i, kind) in namespaceKinds.enumerated() where now[i] != wanted[i] {
+        let fd = sequence.fetch(namespaces.descriptor(i, wanted[i]), construction.restore)
+        sequence.current.call(__NR_setns, fd, Argument(kind.flag), for: "entering its namespaces: setns")
+        sequence.current.call(__NR_close, fd, for: "entering its namespaces")
+      }
+      work.append((task.description, sequence))
+      numbers[.task(id)] = wanted
+    }
+    arrivals = []
+    if !work.isEmpty { try construction.run(work) }
+  }
+}
