@@ -52,7 +52,7 @@ void   img__ipc_shm_entry__free_unpacked
   assert(message->base.descriptor == &img__ipc_shm_entry__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
-static const ProtobufCFieldDescriptor img__ipc_shm_entry__field_descriptors[4] =
+static const ProtobufCFieldDescriptor img__ipc_shm_entry__field_descriptors[5] =
 {
   {
     "desc",
@@ -102,17 +102,31 @@ static const ProtobufCFieldDescriptor img__ipc_shm_entry__field_descriptors[4] =
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "pagemap_id",
+    1000,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Img__IpcShmEntry, has_pagemap_id),
+    offsetof(Img__IpcShmEntry, pagemap_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned img__ipc_shm_entry__field_indices_by_name[] = {
   0,   /* field[0] = desc */
   3,   /* field[3] = hugetlb_flag */
   2,   /* field[2] = in_pagemaps */
+  4,   /* field[4] = pagemap_id */
   1,   /* field[1] = size */
 };
-static const ProtobufCIntRange img__ipc_shm_entry__number_ranges[1 + 1] =
+static const ProtobufCIntRange img__ipc_shm_entry__number_ranges[2 + 1] =
 {
   { 1, 0 },
-  { 0, 4 }
+  { 1000, 4 },
+  { 0, 5 }
 };
 const ProtobufCMessageDescriptor img__ipc_shm_entry__descriptor =
 {
@@ -122,10 +136,10 @@ const ProtobufCMessageDescriptor img__ipc_shm_entry__descriptor =
   "Img__IpcShmEntry",
   "img",
   sizeof(Img__IpcShmEntry),
-  4,
+  5,
   img__ipc_shm_entry__field_descriptors,
   img__ipc_shm_entry__field_indices_by_name,
-  1,  img__ipc_shm_entry__number_ranges,
+  2,  img__ipc_shm_entry__number_ranges,
   (ProtobufCMessageInit) img__ipc_shm_entry__init,
   NULL,NULL,NULL    /* reserved[123] */
 };

@@ -18,7 +18,7 @@ struct Survey {
   /// Namespaces whose kinds a task may not differ in from this process.
   private static let namespaces = [
     (name: "pid", feature: "pid-ns"), ("pid_for_children", "pid-ns"), ("mnt", "mnt-ns"), ("net", "net-ns"),
-    ("ipc", "ipc-ns"), ("user", "user-ns"), ("cgroup", "cgroup-ns"), ("time", "time-ns"),
+    ("user", "user-ns"), ("cgroup", "cgroup-ns"), ("time", "time-ns"),
     ("time_for_children", "time-ns"),
   ]
 
@@ -88,6 +88,7 @@ struct Survey {
       Mapping.parse(try task.directory.read("smaps", buffer))
     }
     objections += AddressSpace.objections(task)
+    objections += try SystemVSharedMemory.objections(task)
     for thread in frozen.threads {
       if !thread.registers.is64Bit {
         objections.append("\(task.description): thread \(thread.tid) runs 32-bit code (compat)")

@@ -143,6 +143,25 @@ public func fstat(at directory: Int32, _ path: String = "", followLinks: Bool = 
   return st
 }
 
+/// What names a file in its file system for good, the generation of its inode included (man 2 name_to_handle_at).
+public func fileHandle(_ path: String) throws(Errno) -> [UInt8] {
+  let size = 128
+  // struct file_handle: the number of bytes, a type, and the bytes.
+  var handle = withUnsafeBytes(of: (UInt32(size), Int32(0))) { Array($0) } + [UInt8](repeating: 0, count: size)
+  var mount: Int32 = 0
+  let result = handle.withUnsafeMutableBytes { handle in
+    path.withCString { path in
+      withUnsafeMutablePointer(to: &mount) {
+        cl_syscall(
+          Int(__NR_name_to_handle_at), Int(AT_FDCWD), Int(bitPattern: path), Int(bitPattern: handle.baseAddress),
+          Int(bitPattern: $0), 0x400 /* AT_SYMLINK_FOLLOW */, 0)
+      }
+    }
+  }
+  if result < 0 { throw Errno(rawValue: Int32(-result)) }
+  return handle
+}
+
 extension [UInt8] {
   /// The bytes as text for messages; what is not UTF-8 is replaced.
   public var text: String { String(decoding: self, as: UTF8.self) }

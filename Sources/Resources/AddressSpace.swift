@@ -141,6 +141,7 @@ public struct AddressSpace: TaskState {
       guard vma.kinds.isDisjoint(with: .unsupported) else {
         throw Failure("\(place): mappings of this kind (status \(vma.status)) cannot be restored yet")
       }
+      if vma.kinds.contains(.systemV) { try SystemVSharedMemory.check(vma, of: task, place, restore) }
       if vma.isFile {
         let entry = try restore.entry(UInt32(truncatingIfNeeded: vma.shmid), for: place)
         try restore.kind(of: entry).check(entry, restore)
@@ -171,6 +172,8 @@ public struct AddressSpace: TaskState {
         sequence.makeRoom(calls: 1)
         sequence.current.call(
           __NR_mprotect, Argument(vma.start), Argument(vma.length), Argument(protection), for: "opening", vma.start)
+      } else if vma.kinds.contains(.systemV) {
+        SystemVSharedMemory.attach(vma, &sequence)
       } else {
         try map(vma, protection, task, restore, &sequence)
       }

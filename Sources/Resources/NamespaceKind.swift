@@ -40,7 +40,7 @@ extension NamespaceKind {
 }
 
 /// All kinds that can be dumped and restored, in the order in which they are made: mounts may be of other namespaces.
-public let namespaceKinds: [any NamespaceKind.Type] = [UTSNamespace.self]
+public let namespaceKinds: [any NamespaceKind.Type] = [UTSNamespace.self, IPCNamespace.self]
 
 /// A namespace of a tree under dump.
 public final class DumpedNamespace {

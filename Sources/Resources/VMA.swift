@@ -23,7 +23,7 @@ struct VMAStatus: OptionSet {
   static let guardPages = VMAStatus(rawValue: 1 << 16)
   static let uprobes = VMAStatus(rawValue: 1 << 17)
   /// What is not memory that a restore can make from the images.
-  static let unsupported: VMAStatus = [.systemV, .socket, .aioRing, .shadowStack, .uprobes]
+  static let unsupported: VMAStatus = [.socket, .aioRing, .shadowStack, .uprobes]
 }
 
 extension VmaEntry {
@@ -80,7 +80,6 @@ extension Mapping {
     if !flags.isDisjoint(with: [.userfaultMissing, .userfaultMinor, .userfaultWriteProtect]) {
       return "a mapping that is registered with userfaultfd (userfaultfd)"
     }
-    if text.hasPrefix("/SYSV") && isShared { return "System V shared memory (ipc)" }
     if text.hasPrefix("/[aio]") { return "an AIO ring (aio)" }
     if text.hasPrefix("anon_inode:") { return "a mapping of \(text) (anon-inode)" }
     if text == "[uprobes]" { return "a uprobes area (uprobes)" }
@@ -90,6 +89,9 @@ extension Mapping {
     }
     return nil
   }
+
+  /// A System V shared memory segment; its identifier is the inode number (ipc/shm.c: newseg).
+  var isSystemV: Bool { isShared && major == 0 && name.starts(with: "/SYSV".utf8) && name.count == 23 }
 
   var isKernelMade: Bool {
     name.first == UInt8(ascii: "[") && (name.starts(with: "[v".utf8)) && isVirtualName
@@ -123,6 +125,11 @@ extension Mapping {
         kinds.insert(isShared ? .sharedAnonymous : .privateAnonymous)
         if isShared { e.shmid = inode }
         mapFlags |= MAP_HUGETLB | HugePages.sizeFlags(Int(kernelPageSizeKB) * 1024)
+      } else if isSystemV {
+        kinds.insert(.systemV)
+        e.shmid = inode
+        e.pgoff = offset
+        e.fdflags = flags.contains(.mayWrite) ? UInt32(O_RDWR) : UInt32(O_RDONLY)
       } else if isFile {
         kinds.insert(isShared ? .sharedFile : .privateFile)
         e.pgoff = offset

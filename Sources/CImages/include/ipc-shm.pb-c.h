@@ -45,10 +45,15 @@ struct  Img__IpcShmEntry
    */
   protobuf_c_boolean has_hugetlb_flag;
   uint32_t hugetlb_flag;
+  /*
+   * The N of pagemap-shmem-N.img; absent: the segment's identifier.
+   */
+  protobuf_c_boolean has_pagemap_id;
+  uint32_t pagemap_id;
 };
 #define IMG__IPC_SHM_ENTRY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&img__ipc_shm_entry__descriptor) \
-    , NULL, 0, 0, 0, 0, 0 }
+    , NULL, 0, 0, 0, 0, 0, 0, 0 }
 
 
 /* Img__IpcShmEntry methods */

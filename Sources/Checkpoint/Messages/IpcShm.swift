@@ -13,6 +13,8 @@ public struct IpcShmEntry: ImageMessage {
   public var inPagemaps: Bool?
   /// SHM_HUGE_*: the page size.
   public var hugetlbFlag: UInt32?
+  /// The N of pagemap-shmem-N.img; absent: the segment's identifier.
+  public var pagemapId: UInt32?
 
   public init() {}
   public init(decoding bytes: RawSpan, in arena: borrowing ImageArena) throws(ImageError) {
@@ -33,6 +35,7 @@ extension IpcShmEntry: CMessage {
     size = c.pointee.size
     inPagemaps = c.pointee.has_in_pagemaps != 0 ? c.pointee.in_pagemaps != 0 : nil
     hugetlbFlag = c.pointee.has_hugetlb_flag != 0 ? c.pointee.hugetlb_flag : nil
+    pagemapId = c.pointee.has_pagemap_id != 0 ? c.pointee.pagemap_id : nil
   }
 
   func lower(to c: UnsafeMutablePointer<Img__IpcShmEntry>, in arena: borrowing ImageArena) {
@@ -46,6 +49,10 @@ extension IpcShmEntry: CMessage {
     if let hugetlbFlag {
       c.pointee.has_hugetlb_flag = 1
       c.pointee.hugetlb_flag = hugetlbFlag
+    }
+    if let pagemapId {
+      c.pointee.has_pagemap_id = 1
+      c.pointee.pagemap_id = pagemapId
     }
   }
 }
