@@ -52,7 +52,7 @@ void   img__pidns_entry__free_unpacked
   assert(message->base.descriptor == &img__pidns_entry__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
-static const ProtobufCFieldDescriptor img__pidns_entry__field_descriptors[3] =
+static const ProtobufCFieldDescriptor img__pidns_entry__field_descriptors[4] =
 {
   {
     "ext_key",
@@ -90,9 +90,22 @@ static const ProtobufCFieldDescriptor img__pidns_entry__field_descriptors[3] =
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "is_dead",
+    1002,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Img__PidnsEntry, has_is_dead),
+    offsetof(Img__PidnsEntry, is_dead),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned img__pidns_entry__field_indices_by_name[] = {
   0,   /* field[0] = ext_key */
+  3,   /* field[3] = is_dead */
   2,   /* field[2] = owner_user_ns_id */
   1,   /* field[1] = parent_ns_id */
 };
@@ -100,7 +113,7 @@ static const ProtobufCIntRange img__pidns_entry__number_ranges[2 + 1] =
 {
   { 1, 0 },
   { 1000, 1 },
-  { 0, 3 }
+  { 0, 4 }
 };
 const ProtobufCMessageDescriptor img__pidns_entry__descriptor =
 {
@@ -110,7 +123,7 @@ const ProtobufCMessageDescriptor img__pidns_entry__descriptor =
   "Img__PidnsEntry",
   "img",
   sizeof(Img__PidnsEntry),
-  3,
+  4,
   img__pidns_entry__field_descriptors,
   img__pidns_entry__field_indices_by_name,
   2,  img__pidns_entry__number_ranges,

@@ -17,6 +17,7 @@
 #define FINISHED 28
 #define HOME 32
 #define CLEANUP_COUNT 40
+#define FIRST 44
 #define CLEANUP 48
 #define RECORDS 768
 #define RECORD_SIZE 64
@@ -33,8 +34,10 @@
 	.balign 16
 executor_code:
 .Lrun:
-	lea RECORDS(%rsp), %r12
-	xor %ebx, %ebx
+	mov FIRST(%rsp), %ebx
+	mov %ebx, %r12d
+	shl $6, %r12
+	lea RECORDS(%rsp, %r12), %r12
 .Lnext:
 	cmp COUNT(%rsp), %ebx
 	jae .Lpark

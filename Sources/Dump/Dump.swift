@@ -36,9 +36,11 @@ public enum Dump {
     let frozen = nanoseconds()
     dump.statistics.freezingTime = UInt32(clamping: (frozen - begin) / 1000)
 
-    var survey = Survey()
+    let survey: Survey
     do throws(Failure) {
-      try survey.look(at: freezer.tasks, options)
+      var looking = try Survey()
+      try looking.look(at: freezer.tasks, options)
+      survey = looking
       try refuse(survey.objections)
       dump.namespaces = survey.namespaces
       try Interruption.check()
@@ -48,7 +50,7 @@ public enum Dump {
     }
 
     do throws(Failure) {
-      try write(survey.tasks, dump)
+      try write(survey, dump)
     } catch {
       for task in survey.tasks { task.process?.close() }
       freezer.release()
@@ -83,11 +85,18 @@ public enum Dump {
   }
 
   /// Collects and writes some tasks after the other, so that what is known of all of them never has to be held at once.
-  private static func write(_ tasks: [DumpedTask], _ dump: DumpContext) throws(Failure) {
+  private static func write(_ survey: Survey, _ dump: DumpContext) throws(Failure) {
     let batch = 64
     let buffer = ReadBuffer()
-    var images = ImageSet(dump, tasks)
+    let tasks = survey.tasks
+    var images = ImageSet(dump, tasks, survey.pidNamespaces)
     try images.assignIDs()
+    if let root = tasks.first, root.rootLevel > 0 {
+      for task in tasks {
+        dump.imageNumbers[task.pid] = task.imagePID
+        for thread in task.threads { dump.imageNumbers[thread.traced.tid] = task.imageTID(of: thread) }
+      }
+    }
     dump.processes = tasks.filter { !$0.isZombie }.map(\.pid)
     let parents = Set(tasks.map(\.parent))
     var collector = try Collector(dump)

@@ -2,6 +2,7 @@ import CLinux
 import Checkpoint
 import Glibc
 import Linux
+import ProcessTree
 import Resources
 import SystemPackage
 import Tracee
@@ -10,15 +11,17 @@ import Tracee
 struct ImageSet: ~Copyable {
   private let dump: DumpContext
   private let tasks: [DumpedTask]
+  private let namespaces: PIDNamespaces
   private var buffer = ImageBuffer()
   private var kernelObjects = KernelObjectIDs()
   /// Descriptor tables that have been written.
   private var tables: Set<UInt32> = []
   let byPID: [Int32: DumpedTask]
 
-  init(_ dump: DumpContext, _ tasks: [DumpedTask]) {
+  init(_ dump: DumpContext, _ tasks: [DumpedTask], _ namespaces: PIDNamespaces) {
     self.dump = dump
     self.tasks = tasks
+    self.namespaces = namespaces
     byPID = Dictionary(tasks.map { ($0.pid, $0) }, uniquingKeysWith: { first, _ in first })
   }
 
@@ -75,27 +78,32 @@ struct ImageSet: ~Copyable {
       try write(core, to: .core(UInt32(task.imagePID)))
       return
     }
+    task.isChildSubreaper = task.threads[0].core.tc?.childSubreaper ?? false
     for thread in task.threads {
       if thread.isLeader { thread.core.ids = task.ids }
-      try write(thread.core, to: .core(UInt32(thread.innermostID)))
+      try write(thread.core, to: .core(UInt32(task.imageTID(of: thread))))
     }
   }
 
   /// What belongs to the tree as a whole, and then the inventory, which makes it a checkpoint.
   mutating func writeTree(seccomp: SeccompEntry) throws(Failure) {
+    try RecordedTree(tasks, namespaces).check(dump.options)
     let pids = Dictionary(tasks.map { ($0.pid, $0.imagePID) }, uniquingKeysWith: { first, _ in first })
     var tree: [PstreeEntry] = []
     for task in tasks {
       var entry = PstreeEntry()
       entry.pid = UInt32(task.imagePID)
       entry.ppid = UInt32(pids[task.parent] ?? 0)
-      entry.pgid = UInt32(task.status.nsPgid.last ?? 0)
-      entry.sid = UInt32(task.status.nsSid.last ?? 0)
-      entry.threads = task.isZombie ? [entry.pid] : task.threads.map { UInt32($0.innermostID) }
+      let level = task.rootLevel
+      entry.pgid = UInt32(task.status.nsPgid.count > level ? task.status.nsPgid[level] : 0)
+      entry.sid = UInt32(task.status.nsSid.count > level ? task.status.nsSid[level] : 0)
+      entry.threads = task.isZombie ? [entry.pid] : task.threads.map { UInt32(task.imageTID(of: $0)) }
       entry.exitSignal = UInt32(bitPattern: task.stat.exitSignal)
+      if namespaces.areNested { Self.addLevels(of: task, to: &entry) }
       tree.append(entry)
     }
     try write(tree, to: .pstree)
+    for (id, entry) in namespaces.images { try write(entry, to: .pidns(id)) }
     try write(dump.files.entries, to: .files)
     try write(seccomp, to: .seccomp)
     if !dump.remaps.isEmpty { try write(dump.remaps, to: .remapFilePath) }
@@ -117,6 +125,20 @@ struct ImageSet: ~Copyable {
     } catch {
       throw Failure(error)
     }
+  }
+
+  /// What the format cannot say without extension fields: PIDs at every level.
+  private static func addLevels(of task: DumpedTask, to entry: inout PstreeEntry) {
+    let numbers = task.isZombie ? [task.status.nsTgid] : task.threads.map(\.status.nsPid)
+    entry.nsPids = numbers.map { pids in
+      var entry = NsPidsEntry()
+      entry.pid = pids.map { UInt32($0) }
+      return entry
+    }
+    entry.nsPids[0].pidForChildrenNsId = task.pidNamespaceForChildren
+    entry.nsPgid = task.status.nsPgid.map { UInt32($0) }
+    entry.nsSid = task.status.nsSid.map { UInt32($0) }
+    entry.pidNsId = task.pidNamespace
   }
 
   private mutating func write(_ message: some ImageMessage, to file: ImageFile) throws(Failure) {
@@ -158,11 +180,6 @@ struct ImageSet: ~Copyable {
   }
 }
 
-extension DumpedTask {
-  /// The PID that names its images: as seen in the root's PID namespace.
-  var imagePID: Int32 { status.nsTgid.last ?? pid }
-}
-
 /// Numbers for the memory, descriptor tables, directories and handlers that tasks may share (man 2 kcmp), and for namespaces.
 struct KernelObjectIDs {
   private var known: [KernelObject: [(pid: Int32, id: UInt32)]] = [:]
@@ -177,6 +194,7 @@ struct KernelObjectIDs {
         try id(.vm, task.pid), try id(.files, task.pid), try id(.fs, task.pid), try id(.sighand, task.pid)
       ))
     task.numberNamespaces(in: &entry)
+    entry.pidNsId = task.pidNamespace
     return entry
   }
 

@@ -15,12 +15,17 @@ struct Survey {
   private(set) var namespaces: NamespaceTable?
   private let buffer = ReadBuffer()
 
+  private(set) var pidNamespaces: PIDNamespaces
+
   /// Namespaces whose kinds a task may not differ in from this process.
   private static let namespaces = [
-    (name: "pid", feature: "pid-ns"), ("pid_for_children", "pid-ns"), ("mnt", "mnt-ns"), ("net", "net-ns"),
-    ("user", "user-ns"), ("cgroup", "cgroup-ns"), ("time", "time-ns"),
+    (name: "mnt", feature: "mnt-ns"), ("net", "net-ns"), ("user", "user-ns"), ("cgroup", "cgroup-ns"), ("time", "time-ns"),
     ("time_for_children", "time-ns"),
   ]
+
+  init() throws(Failure) {
+    pidNamespaces = try about("looking at this process's PID namespace") { () throws(Errno) in try PIDNamespaces() }
+  }
 
   /// Looks at every task. Throws only what makes looking impossible.
   mutating func look(at frozen: [FrozenTask], _ options: DumpOptions) throws(Failure) {
@@ -33,7 +38,9 @@ struct Survey {
       let (stat, status) = try identity(task.pid, directory)
       let dumped = DumpedTask(
         pid: task.pid, parent: task.parent, directory: directory, stat: stat, status: status)
+      dumped.rootLevel = (tasks.first ?? dumped).status.nsTgid.count - 1
       tasks.append(dumped)
+      if let objection = try lookAtPIDNamespaces(of: dumped, isZombie: task.isZombie) { objections.append(objection) }
       if task.isZombie { continue }
       try table.look(at: dumped)
       try look(at: dumped, task, own, options)
@@ -56,18 +63,28 @@ struct Survey {
     throw Failure("task \(pid): /proc/\(pid)/stat is not in the kernel's format")
   }
 
+  private mutating func lookAtPIDNamespaces(of task: DumpedTask, isZombie: Bool) throws(Failure) -> String? {
+    try about("\(task.description): reading its PID namespaces") { () throws(Errno) in
+      let link = try task.directory.link("ns/pid")
+      let forChildren = isZombie ? link : try self.link("ns/pid_for_children", of: task.directory)
+      return try pidNamespaces.look(at: task, link: link, forChildren: forChildren)
+    }
+  }
+
   private func links(of directory: borrowing ProcDirectory) throws(Errno) -> [[UInt8]] {
     var links: [[UInt8]] = []
-    for (name, _) in Self.namespaces {
-      do {
-        links.append(try directory.link("ns/" + name))
-      } catch {
-        // The kernel may lack the kind, and a namespace for children may have no init yet.
-        guard error == .noSuchFileOrDirectory else { throw error }
-        links.append([])
-      }
-    }
+    for (name, _) in Self.namespaces { links.append(try link("ns/" + name, of: directory)) }
     return links
+  }
+
+  /// Empty where there is none: the kernel may lack the kind, and a namespace for children may have no init yet.
+  private func link(_ name: String, of directory: borrowing ProcDirectory) throws(Errno) -> [UInt8] {
+    do {
+      return try directory.link(name)
+    } catch {
+      if error == .noSuchFileOrDirectory { return [] }
+      throw error
+    }
   }
 
   private mutating func look(
@@ -110,6 +127,7 @@ struct Survey {
     task.threads[0].posixTimers = try about("\(task.description): reading its timers") { () throws(Errno) in
       PosixTimers.list(try task.directory.read("timers", buffer))
     }
+    task.nameTimersThreads()
     for thread in frozen.threads where thread.tid != task.pid {
       for (kind, feature) in [(KernelObject.files, "unshare-files"), (.fs, "unshare-fs")] {
         let order = try about("\(task.description): kcmp with thread \(thread.tid)") { () throws(Errno) in

@@ -34,6 +34,8 @@ public final class DumpContext {
   public var namespaces: NamespaceTable?
   /// The processes of the tree that have a descriptor table of their own, in the tracer's PID namespace.
   public var processes: [Int32] = []
+  /// PIDs and TIDs of the tree in the root's PID namespace, by those in the tracer's, where these are not the same ones.
+  public var imageNumbers: [Int32: Int32] = [:]
   /// Image numbers that are given out one after the other.
   private var numbers: [String: UInt32] = [:]
   public var statistics = DumpStatsEntry()
@@ -51,6 +53,8 @@ public final class DumpContext {
     try image.write(message)
     try image.end()
   }
+  /// How images call a process or thread that the tracer knows under this number; 0 if it is not seen from the tree.
+  public func imageNumber(of number: Int32) -> Int32 { imageNumbers.isEmpty ? number : imageNumbers[number] ?? 0 }
 
   /// The next free number of a kind of image or object: 1, 2, …
   public func number(_ kind: String) -> UInt32 {
@@ -122,10 +126,18 @@ public final class FileTable {
       if order < 0 { high = middle } else { low = middle + 1 }
     }
     let id = nextNumber()
-    append(try kind.record(file, id: id, dump))
+    append(try record(file, kind, id, dump))
     members.insert(Member(pid: file.pid, number: file.number, id: id), at: low)
     alike[key] = members
     return id
+  }
+
+  private func record(_ file: DumpedFile, _ kind: any FileKind.Type, _ id: UInt32, _ dump: DumpContext) throws(Failure)
+    -> FileEntry
+  {
+    var entry = try kind.record(file, id: id, dump)
+    if !dump.imageNumbers.isEmpty { entry.mapOwner { dump.imageNumber(of: $0) } }
+    return entry
   }
 
   /// The ID of a file without a descriptor: the same for every task that has it at the same path with the same flags.
@@ -137,7 +149,7 @@ public final class FileTable {
       link: file.link)
     if let id = named[key] { return id }
     let id = nextNumber()
-    append(try kind.record(file, id: id, dump))
+    append(try record(file, kind, id, dump))
     named[key] = id
     return id
   }

@@ -23,6 +23,14 @@ public final class DumpedTask {
   /// Those that are not the tracer's own.
   public var namespaces: [DumpedNamespace] = []
 
+  /// The PID namespace that it lives in and, where it is another one, that of its children to come.
+  public var pidNamespace = PIDNamespaces.ownID
+  public var pidNamespaceForChildren: UInt32?
+  /// How deep the PID namespace of the tree's root is nested in the tracer's; images are named by the PIDs of that level.
+  public var rootLevel = 0
+
+  public var isChildSubreaper = false
+
   public init(
     pid: Int32, parent: Int32, directory: consuming ProcDirectory, stat: ProcStat, status: ProcStatus
   ) {
@@ -34,6 +42,24 @@ public final class DumpedTask {
   }
 
   public var isZombie: Bool { threads.isEmpty }
+
+  /// The PID that names its images: as seen in the root's PID namespace.
+  public var imagePID: Int32 { status.nsTgid.count > rootLevel ? status.nsTgid[rootLevel] : pid }
+
+  /// The TID that names a thread's image.
+  public func imageTID(of thread: DumpedThread) -> Int32 {
+    thread.status.nsPid.count > rootLevel ? thread.status.nsPid[rootLevel] : thread.traced.tid
+  }
+
+  /// `/proc` shows whom a timer wakes as the reader of it sees the thread; the task itself sees another number.
+  public func nameTimersThreads() {
+    guard status.nsPid.count > 1 else { return }
+    for i in threads[0].posixTimers.indices {
+      guard let tid = threads[0].posixTimers[i].notifyThreadId else { continue }
+      let thread = threads.first { $0.traced.tid == tid }
+      threads[0].posixTimers[i].notifyThreadId = thread?.innermostID ?? tid
+    }
+  }
 
   /// Gives back the memory of what is in the images now; the mappings are kept for children to be compared with.
   public func forgetWritten(keepMappings: Bool) {

@@ -59,13 +59,7 @@ public enum Epoll: FileKind {
       var there = slot
       there.epoll = UInt32(epoll)
       guard let number = try descriptor(of: pid, there, buffer) else { continue }
-      let status = try about("reading the PIDs of task \(pid)") { () throws(Errno) in
-        let directory = try ProcDirectory(pid: pid)
-        return try withExtendedLifetime(buffer) { () throws(Errno) in
-          ProcStatus(try directory.read("status", buffer))
-        }
-      }
-      item.adder = UInt32(status.nsTgid.last ?? pid)
+      item.adder = UInt32(dump.imageNumber(of: pid))
       if number != Int32(bitPattern: slot.number) { item.source = UInt32(number) }
       return
     }

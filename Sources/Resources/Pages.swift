@@ -274,6 +274,12 @@ public struct ProgramSequence {
     programs = [SyscallProgram(for: slot)]
   }
 
+  /// A single program that is complete already.
+  public init(_ slot: Slot, _ program: SyscallProgram) {
+    self.slot = slot
+    programs = [program]
+  }
+
   /// The program that calls are appended to.
   public var current: SyscallProgram {
     get { programs[programs.count - 1] }

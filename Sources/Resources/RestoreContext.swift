@@ -27,6 +27,10 @@ public final class RestoreContext {
   public var sharedMemorySizes: [UInt64: UInt64] = [:]
   /// The descriptors that every stub inherits.
   public var service = ServiceDescriptors()
+  /// Set when the first task has been made.
+  public var rootExists = false
+  /// PIDs and TIDs of the tree as the tracer sees them, by those of the images, where these are not the same ones.
+  public var tracerNumbers: [Int32: Int32] = [:]
   public var warnings: [String] = []
 
   /// Items of interest lists that are still to be added, by the ID of their epoll instance.
@@ -76,7 +80,8 @@ public final class RestoreContext {
   /// A descriptor, in this process, of the description with this ID; made if it is asked for the first time.
   public func descriptor(_ id: UInt32, for user: @autoclosure () -> String) throws(Failure) -> Int32 {
     if let fd = opened[id] { return fd }
-    let entry = try entry(id, for: user())
+    var entry = try entry(id, for: user())
+    if !tracerNumbers.isEmpty { entry.mapOwner { tracerNumbers[$0] ?? 0 } }
     let fd = try kind(of: entry).open(entry, self).release()
     opened[id] = fd
     return fd
@@ -88,6 +93,16 @@ public final class RestoreContext {
   public func keep(_ descriptor: consuming Descriptor, as name: String) { kept[name] = descriptor.release() }
 }
 
+/// How tasks come by their PIDs.
+public enum PIDMethod: String, Sendable, CaseIterable {
+  /// `set_tid` of clone3(2), since Linux 5.5.
+  case clone3
+  /// Writes to `/proc/sys/kernel/ns_last_pid`, after which the kernel gives out the next number.
+  case nsLastPID = "ns-last-pid"
+  /// What the kernel has.
+  case automatic = "auto"
+}
+
 /// What the user asked of a restore.
 public struct RestoreOptions: Sendable {
   public var detach = false
@@ -96,6 +111,13 @@ public struct RestoreOptions: Sendable {
   /// Compare size and build-id of files with what was recorded.
   public var validateFiles = true
   public var transparentHugePages = true
+  public var pidMethod = PIDMethod.automatic
+  /// How often a PID that another process took is tried again.
+  public var pidRetries = 16
+  /// Restore one level deeper, in a PID namespace made for the tree.
+  public var newPIDNamespace = false
+  /// Levels of PIDs outside of the tree's that are left to the kernel, because it lets nobody choose them here.
+  public var unnamedLevels = 0
 
   public init() {}
 }
@@ -131,6 +153,8 @@ public struct ServiceDescriptors: Sendable {
   public var images: Int32 = -1
   /// The executor area's memory.
   public var area: Int32 = -1
+  /// `ns_last_pid`, where PIDs are made with it.
+  public var lastPID: Int32 = -1
   /// The lowest of them.
   public var first: Int32 = 0
 

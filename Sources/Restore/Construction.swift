@@ -19,8 +19,16 @@ final class Construction {
   private var inherited: [Int32] = []
   private let descriptorLimit: Int32
 
-  /// The root's PID in this process's namespace, once it exists.
-  var rootPID: Int32 = 0
+  /// This process's child: the root, or whom the root hangs below. Once it exists.
+  var topPID: Int32 = 0
+  /// PIDs in this process's namespace of those who exist.
+  var tracerPIDs: [ForkSchedule.Actor: Int32] = [:]
+  /// TIDs of the threads of each task, in this process's namespace.
+  var threadTIDs: [[Int32]] = []
+  /// Descriptors that tasks get from here while they are made.
+  var toClose: [Int32] = []
+  /// How often a PID was tried again.
+  var pidRetries = 0
   /// Where a fresh stub has its vDSO and the vDSO's data.
   var stubVDSO: [Range<UInt64>] = []
   /// Stubs that exist and are to live on, and what they are, for messages.
@@ -73,6 +81,10 @@ final class Construction {
       service.tracer = try inherit(own.rawValue)
       service.images = try inherit(restore.directory.descriptor.rawValue)
       service.area = try inherit(areaMemory.rawValue)
+      if restore.options.pidMethod == .nsLastPID {
+        let file = try Descriptor.open("/proc/sys/kernel/ns_last_pid", O_WRONLY)
+        service.lastPID = try inherit(file.rawValue)
+      }
     }
     restore.service = service
     // Far above what a stage has open at the same time; each sharer of a table has a number of its own.
@@ -83,8 +95,8 @@ final class Construction {
   }
 
   private func closeServices() {
-    for fd in inherited { _ = cl_syscall(Int(__NR_close), Int(fd), 0, 0, 0, 0, 0) }
-    inherited = []
+    for fd in inherited + toClose { _ = cl_syscall(Int(__NR_close), Int(fd), 0, 0, 0, 0, 0) }
+    (inherited, toClose) = ([], [])
   }
 
   // MARK: Who is where
@@ -153,7 +165,7 @@ final class Construction {
     // Not all that were born are known by now: a program may have stopped after its first clone.
     area.dismiss()
     var left = Set(living.keys)
-    if rootPID != 0 { left.insert(rootPID) }
+    if topPID != 0 { left.insert(topPID) }
     for pid in left { kill(pid, SIGKILL) }
     // A leader's end is told when its threads' is, and those that are traced wait to be waited for too. Whoever is not ours is
     // waited for by its parent, or by init.

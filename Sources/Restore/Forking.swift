@@ -10,45 +10,69 @@ import Tracee
 /// Executes the fork schedule: each wave is a program in every task that has steps in it.
 struct Forking {
   let construction: Construction
-  private var plan: Plan { construction.plan }
-  private var area: ExecutorArea { construction.area }
-  /// Numbers that the kernel chose for helpers.
-  private var helperPIDs: [HelperID: Int32] = [:]
+  var plan: Plan { construction.plan }
+  var area: ExecutorArea { construction.area }
+  var helpers: HelperNumbers
   /// Calls whose results are children's PIDs, of the wave that runs.
-  private var births: [(slot: Slot, round: Int, call: SyscallProgram.Call, child: ForkSchedule.Actor?, parent: ForkSchedule.Actor)] = []
-
+  var births: [Birth] = []
+  /// With `ns_last_pid` instead of `set_tid`: one step after the other.
+  let dance: PIDDance?
   /// Whose memory a helper was born with.
   private var helperMemory: [HelperID: (donor: RestoredTask?, vdso: UInt64)] = [:]
 
   private var membership: Membership
 
-  init(_ construction: Construction) {
+  /// A child that a call of a program makes.
+  struct Birth {
+    var slot: Slot
+    var round: Int
+    var call: SyscallProgram.Call
+    var child: Child
+    var parent: ForkSchedule.Actor
+    var wanted: WantedPIDs
+  }
+
+  enum Child {
+    case process(ForkSchedule.Actor)
+    case thread(TaskID, index: Int)
+  }
+
+  /// A program of the round that runs, and how often it has tried a PID that was taken.
+  private struct Running {
+    var slot: Slot
+    var program: SyscallProgram
+    var actor: ForkSchedule.Actor
+    var tries = 0
+  }
+
+  init(_ construction: Construction) throws(Failure) {
     self.construction = construction
     membership = Membership(construction)
+    helpers = HelperNumbers(construction.plan)
+    dance = construction.plan.restore.options.pidMethod == .nsLastPID ? try PIDDance(construction) : nil
   }
 
   mutating func run() throws(Failure) {
     awaitReaping()
-    for wave in plan.schedule.waves {
-      try run(wave)
+    if dance == nil {
+      for wave in plan.schedule.waves { try run(wave) }
+    } else {
+      // Two tasks that fork at the same time would take each other's numbers.
+      for step in plan.schedule.steps.indices { try run([step]) }
     }
+    dance?.end()
+    try nameForTracer()
   }
 
   /// A tree that was just dumped may still lie there as zombies that nobody has waited for, PID 1 being slow at it: their PIDs
   /// become free in a moment, for which it is worth to wait a little.
   private func awaitReaping() {
+    guard plan.levels.namesToolLevel else { return }
     let end = nanoseconds() + 2_000_000_000
-    for task in plan.tasks {
-      while holder(of: Int32(task.pid))?.state == UInt8(ascii: "Z"), nanoseconds() < end { usleep(2_000) }
+    for task in plan.tree.tasks {
+      let pid = task.pids[plan.levels.tool].rawValue
+      while Holder(of: pid)?.isZombie ?? false, nanoseconds() < end { usleep(2_000) }
     }
-  }
-
-  /// Who has a PID.
-  private func holder(of pid: Int32) -> ProcStat? {
-    guard kill(pid, 0) == 0 || errno != ESRCH else { return nil }
-    let buffer = ReadBuffer()
-    guard let directory = try? ProcDirectory(pid: pid), let text = try? directory.read("stat", buffer) else { return nil }
-    return withExtendedLifetime(buffer) { ProcStat(text) }
   }
 
   private mutating func run(_ wave: [Int]) throws(Failure) {
@@ -70,7 +94,7 @@ struct Forking {
       var sequence = ProgramSequence(slot)
       var ends = false
       for action in steps[actor] ?? [] {
-        sequence.makeRoom(calls: 5, bytes: 512)
+        sequence.makeRoom(calls: 5, bytes: 1024)
         ends = try append(action, by: actor, slot, &sequence) || ends
       }
       work.append((actor, sequence, ends))
@@ -80,55 +104,124 @@ struct Forking {
     try membership.settle()
   }
 
+  // MARK: Programs
+
   /// Runs the programs of one round, all at the same time.
   private mutating func run(
     _ round: Int, of work: [(actor: ForkSchedule.Actor, sequence: ProgramSequence, ends: Bool)]
   ) throws(Failure) {
-    var running: [(slot: Slot, program: SyscallProgram, name: String)] = []
-    for (actor, sequence, ends) in work where round < sequence.number {
-      let program = sequence.programs[round]
-      area.expectStarts(births.count { $0.round == round + 1 && $0.slot.address == sequence.slot.address })
-      sequence.slot.load(program)
-      if ends && round == sequence.number - 1 {
-        area.startWithoutReturn(sequence.slot)
+    while true {
+      try prepareDance(round + 1)
+      var running: [Running] = []
+      for (actor, sequence, ends) in work where round < sequence.number {
+        let program = sequence.programs[round]
+        area.expectStarts(births.count { $0.round == round + 1 && $0.slot.address == sequence.slot.address })
+        sequence.slot.load(program)
+        if ends && round == sequence.number - 1 {
+          area.startWithoutReturn(sequence.slot)
+        } else {
+          area.start(sequence.slot)
+          running.append(Running(slot: sequence.slot, program: program, actor: actor))
+        }
+      }
+      try wait(for: &running)
+      if try !missedStep(round + 1) { break }
+    }
+    try takeBirths(of: round + 1)
+  }
+
+  private func wait(for running: inout [Running]) throws(Failure) {
+    var times = 0
+    try area.waitAll(checkingEvery: 5) { () throws(Failure) in
+      times += 1
+      if times % 40 == 0 { try construction.checkLiving() }
+      for i in running.indices where running[i].slot.isParked { try retry(&running[i]) }
+    }
+    for item in running { try item.slot.check(item.program, task: construction.name(item.actor)) }
+  }
+
+  /// A program that stopped leaves children unborn, for which nobody should wait. A PID that another process has may become
+  /// free in a moment: the program goes on at that call. Anything else is an end.
+  private func retry(_ item: inout Running) throws(Failure) {
+    guard let stop = item.slot.stop(of: item.program) else { return }
+    let birth = births.first { $0.slot.address == item.slot.address && $0.call == stop.call }
+    if stop.result == -Int64(EEXIST), birth != nil, item.tries < plan.restore.options.pidRetries {
+      item.tries += 1
+      construction.pidRetries += 1
+      item.slot.resume()
+      area.start(item.slot)
+      return
+    }
+    do throws(Failure) {
+      try item.slot.check(item.program, task: construction.name(item.actor))
+    } catch {
+      throw explain(error, birth?.wanted, name: birth.map { name(of: $0.child) } ?? "")
+    }
+  }
+
+  private mutating func prepareDance(_ round: Int) throws(Failure) {
+    for birth in births where birth.round == round { try dance?.prepare(birth.wanted, by: birth.parent, in: self) }
+  }
+
+  /// With the dance: whether the child of this round has another PID than it should. It is gone then.
+  private mutating func missedStep(_ round: Int) throws(Failure) -> Bool {
+    guard dance != nil, let birth = births.first(where: { $0.round == round }) else { return false }
+    let seen = try sight(birth)
+    if try dance?.isRight(seen, birth.wanted, in: self) ?? true { return false }
+    try remove(birth, seen)
+    return true
+  }
+
+  /// Ends a child that should not be, and makes its slot free for the next.
+  private func remove(_ birth: Birth, _ seen: Sighting) throws(Failure) {
+    let slot: Slot?
+    switch birth.child {
+    case .thread(let id, let index):
+      let own = area.slots[plan.threadSlots[id.index][index]]
+      var program = SyscallProgram(for: own)
+      program.call(__NR_exit, 0)
+      own.load(program)
+      area.startWithoutReturn(own)
+      while kill(seen.pid, 0) == 0 { usleep(100) }
+      slot = own
+    case .process(let child):
+      kill(seen.pid, SIGKILL)
+      // Its parent is the one who made it, or that one's parent (CLONE_PARENT).
+      let parent = construction.tracerPIDs.first { $0.value == seen.parent }?.key ?? birth.parent
+      if let reaper = construction.slot(of: parent) {
+        var program = SyscallProgram(for: reaper)
+        program.call(
+          __NR_wait4, Argument(seen.number(at: level(of: parent) - plan.levels.tool)), 0, 0x4000_0000, 0,
+          for: "waiting for a child that got another PID")
+        try construction.run([(construction.name(parent), ProgramSequence(reaper, program))])
       } else {
-        area.start(sequence.slot)
-        running.append((sequence.slot, program, construction.name(actor)))
+        _ = cl_syscall(Int(__NR_wait4), Int(seen.pid), 0, 0x4000_0000, 0, 0, 0)
       }
+      slot = construction.slot(of: child)
     }
-    try area.waitAll { () throws(Failure) in try checkRound(running) }
-    takeBirths(of: round + 1)
-    for item in running {
-      do throws(Failure) {
-        try item.slot.check(item.program, task: item.name)
-      } catch {
-        throw explain(error)
-      }
-    }
+    slot?.reset()
   }
 
-  /// A program that stopped early leaves children unborn, for which nobody should wait.
-  private func checkRound(_ running: [(slot: Slot, program: SyscallProgram, name: String)]) throws(Failure) {
-    try construction.checkLiving()
-    for item in running where item.slot.isParked {
-      do throws(Failure) {
-        try item.slot.check(item.program, task: item.name)
-      } catch {
-        throw explain(error)
-      }
-    }
-  }
+  // MARK: Births
 
-  private mutating func takeBirths(of round: Int) {
+  private mutating func takeBirths(of round: Int) throws(Failure) {
     for birth in births where birth.round == round {
-      let pid = birth.slot.result(birth.call)
-      if pid > 0, let child = birth.child { isBorn(child, Int32(pid), from: birth.parent) }
+      guard case .process(let child) = birth.child else { continue }
+      try isBorn(child, from: birth.parent, pid: try tracerPID(of: birth, child))
     }
   }
 
-  private mutating func isBorn(_ child: ForkSchedule.Actor, _ pid: Int32, from parent: ForkSchedule.Actor) {
+  /// The PID of a newborn process as this process sees it.
+  private func tracerPID(of birth: Birth, _ child: ForkSchedule.Actor) throws(Failure) -> Int32 {
+    if plan.levels.namesToolLevel { return try number(of: child, at: plan.levels.tool) }
+    if level(of: birth.parent) == plan.levels.tool { return Int32(birth.slot.result(birth.call)) }
+    return try sight(birth).pid
+  }
+
+  mutating func isBorn(_ child: ForkSchedule.Actor, from parent: ForkSchedule.Actor, pid: Int32) throws(Failure) {
     let (donor, vdso) = memory(of: parent)
     membership.isBorn(child, from: parent)
+    construction.tracerPIDs[child] = pid
     switch child {
     case .tool: break
     case .task(let id):
@@ -137,7 +230,6 @@ struct Forking {
       plan.tasks[id.index].tracerPID = pid
       if !plan.tasks[id.index].isZombie { construction.nowLives(pid, construction.name(child)) }
     case .helper(let id):
-      helperPIDs[id] = pid
       helperMemory[id] = (donor, vdso)
     }
   }
@@ -168,11 +260,50 @@ struct Forking {
     if !donors.isEmpty { try construction.giveMemory(donors) }
   }
 
+  // MARK: The tool's own children
+
   /// The tool's own steps: the stubs that are its children.
   private mutating func spawn(_ action: ForkSchedule.Action) throws(Failure) {
     guard case .clone(let clone) = action, let slot = construction.slot(of: clone.child) else {
       throw Failure("the fork schedule has swift-restore itself do more than clone, which it cannot")
     }
+    let pid = try make(clone, in: slot)
+    try isBorn(clone.child, from: .tool, pid: pid)
+    plan.restore.rootExists = true
+    if construction.topPID == 0 { construction.topPID = pid }
+    construction.nowLives(pid, construction.name(clone.child))
+    try area.waitAll { () throws(Failure) in try construction.checkLiving() }
+    try strip(slot, pid, construction.name(clone.child))
+    if case .task(let id) = clone.child { plan.tasks[id.index].vdsoBase = memory(of: .tool).vdso }
+    if case .helper(let id) = clone.child { helperMemory[id] = memory(of: .tool) }
+  }
+
+  /// A child of this process, or of its parent, with the PIDs that it is to have.
+  private mutating func make(_ clone: ForkSchedule.Clone, in slot: Slot) throws(Failure) -> Int32 {
+    let wanted = wantedPIDs(of: clone)
+    var tries = 0
+    while true {
+      try dance?.prepare(wanted, by: .tool, in: self)
+      let (pid, errno) = attempt(clone, dance == nil ? wanted.setTID.map(\.rawValue) : [], in: slot)
+      if let errno {
+        tries += 1
+        if errno == .fileExists, tries <= plan.restore.options.pidRetries {
+          construction.pidRetries += 1
+          usleep(5_000)
+          continue
+        }
+        let name = construction.name(clone.child)
+        throw explain(Failure("\(name): clone3 with PID \(wanted.description)", errno), wanted, name: name)
+      }
+      if try dance?.isRight(Sighting(pid), wanted, in: self) ?? true { return pid }
+      try area.waitAll { () throws(Failure) in try construction.checkLiving() }
+      kill(pid, SIGKILL)
+      _ = cl_syscall(Int(__NR_wait4), Int(pid), 0, 0x4000_0000, 0, 0, 0)
+      slot.reset()
+    }
+  }
+
+  private func attempt(_ clone: ForkSchedule.Clone, _ setTID: [Int32], in slot: Slot) -> (Int32, Errno?) {
     var arguments = cl_clone_args()
     arguments.flags = clone.flags.rawValue
     arguments.exit_signal = UInt64(clone.exitSignal.rawValue)
@@ -180,27 +311,18 @@ struct Forking {
       arguments.flags |= CloneFlags.parent.rawValue
       arguments.exit_signal = 0
     }
-    var numbers = clone.setTID.map(\.rawValue)
-    let pid: Int32
+    var numbers = setTID
     do throws(Errno) {
-      pid = try numbers.withUnsafeMutableBufferPointer { numbers throws(Errno) in
-        arguments.set_tid = UInt64(UInt(bitPattern: numbers.baseAddress))
+      return try numbers.withUnsafeMutableBufferPointer { numbers throws(Errno) in
+        arguments.set_tid = numbers.isEmpty ? 0 : UInt64(UInt(bitPattern: numbers.baseAddress))
         arguments.set_tid_size = UInt64(numbers.count)
-        return try Stub.spawn(
-          in: slot, of: area, areaMemory: plan.restore.service.area, address: plan.stubAddress,
-          arguments: arguments)
+        let pid = try Stub.spawn(
+          in: slot, of: area, areaMemory: plan.restore.service.area, address: plan.stubAddress, arguments: arguments)
+        return (pid, nil)
       }
     } catch {
-      let wanted = clone.setTID.map(\.description).joined(separator: ",")
-      throw explain(Failure("\(construction.name(clone.child)): clone3 with PID \(wanted)", error))
+      return (0, error)
     }
-    isBorn(clone.child, pid, from: .tool)
-    if construction.rootPID == 0 { construction.rootPID = pid }
-    construction.nowLives(pid, construction.name(clone.child))
-    try area.waitAll { () throws(Failure) in try construction.checkLiving() }
-    try strip(slot, pid, construction.name(clone.child))
-    if case .task(let id) = clone.child { plan.tasks[id.index].vdsoBase = memory(of: .tool).vdso }
-    if case .helper(let id) = clone.child { helperMemory[id] = memory(of: .tool) }
   }
 
   /// Takes everything out of a new stub's memory but the area and the vDSO, so that forking it is cheap.
@@ -227,122 +349,4 @@ struct Forking {
     try slot.check(program, task: name)
   }
 
-  // MARK: Steps as calls
-
-  /// Appends a step; true if the executor ends with it.
-  private mutating func append(
-    _ action: ForkSchedule.Action, by actor: ForkSchedule.Actor, _ slot: Slot, _ sequence: inout ProgramSequence
-  ) throws(Failure) -> Bool {
-    let round = sequence.number
-    switch action {
-    case .clone(let clone):
-      guard let child = construction.slot(of: clone.child) else {
-        throw Failure("the fork schedule has \(construction.name(actor)) clone swift-restore")
-      }
-      let call = appendClone(
-        flags: clone.flags, setTID: clone.setTID, exitSignal: clone.exitSignal, into: child, &sequence.current)
-      births.append((slot, round, call, clone.child, actor))
-    case .makeThread(let index, let flags, let setTID):
-      guard case .task(let id) = actor else { throw Failure("the fork schedule has a helper with threads") }
-      let child = area.slots[plan.threadSlots[id.index][index]]
-      let call = appendClone(flags: flags, setTID: setTID, exitSignal: .none, into: child, &sequence.current)
-      births.append((slot, round, call, nil, actor))
-    case .setsid:
-      sequence.current.call(__NR_setsid, for: "starting its session")
-    case .setpgid(let target, let group):
-      let who = target == actor ? 0 : try pid(of: target)
-      let leader: Int32
-      switch group {
-      case .own: leader = 0
-      case .id(let id): leader = id.rawValue
-      case .external: leader = getpgrp()
-      }
-      sequence.current.call(
-        __NR_setpgid, Argument(who), Argument(leader), for: "entering process group", UInt64(leader))
-    case .setChildSubreaper(let on):
-      sequence.current.call(__NR_prctl, 36, on ? 1 : 0, for: "becoming a subreaper")
-    case .wait(let child):
-      sequence.current.call(__NR_wait4, Argument(try pid(of: child)), 0, 0x4000_0000, 0, for: "waiting for a helper")
-    case .exit(let status):
-      appendExit(status, by: actor, &sequence.current)
-      return true
-    case .setns, .unshare, .exec:
-      throw Failure("the fork schedule needs a step that is not supported yet: \(action)")
-    }
-    return false
-  }
-
-  private func appendClone(
-    flags: CloneFlags, setTID: [PID], exitSignal: SignalNumber, into child: Slot,
-    _ program: inout SyscallProgram
-  ) -> SyscallProgram.Call {
-    var arguments = cl_clone_args()
-    arguments.flags = flags.rawValue
-    arguments.exit_signal = UInt64(exitSignal.rawValue)
-    // The child's stack pointer is its slot; the size only has to be something.
-    arguments.stack = child.address - UInt64(pageSize)
-    arguments.stack_size = UInt64(pageSize)
-    let numbers = setTID.map(\.rawValue)
-    if !numbers.isEmpty {
-      arguments.set_tid = numbers.withUnsafeBytes { program.place($0) }
-      arguments.set_tid_size = UInt64(numbers.count)
-    }
-    return program.clone(arguments, for: "making PID", UInt64(setTID.last?.rawValue ?? 0))
-  }
-
-  /// Ends a zombie or a helper with the recorded status; a signal is taken with its default action, without a core file.
-  private func appendExit(_ status: WaitStatus, by actor: ForkSchedule.Actor, _ program: inout SyscallProgram) {
-    if case .task(let id) = actor {
-      let name = [UInt8](plan.tasks[id.index].core.tc?.comm.prefix(15) ?? [])
-      program.call(__NR_prctl, 15, Argument(program.place(path: name)))
-    }
-    if status.dumpedCore {
-      plan.restore.warnings.append(
-        "\(construction.name(actor)): its status comes back without the core flag: no core file is made again")
-    }
-    if let signal = status.signal {
-      program.call(
-        __NR_prlimit64, 0, 4 /* RLIMIT_CORE */, Argument(program.place((UInt64(0), UInt64(0)))), 0,
-        mayFail: true)
-      let own = program.call(__NR_getpid)
-      program.call(__NR_kill, .result(own), Argument(signal.rawValue))
-      program.call(__NR_rt_sigprocmask, 2, Argument(program.place(UInt64(0))), 0, 8)
-    }
-    program.call(__NR_exit_group, Argument(status.exitCode ?? 0))
-  }
-
-  private func pid(of actor: ForkSchedule.Actor) throws(Failure) -> Int32 {
-    switch actor {
-    case .tool: return getpid()
-    case .task(let id): return Int32(plan.tasks[id.index].pid)
-    case .helper(let id):
-      if let pid = helperPIDs[id] ?? plan.schedule.helpers[id.index].pids.last?.rawValue { return pid }
-      throw Failure("the fork schedule waits for helper \(id.index) before it is born")
-    }
-  }
-
-  /// Says who has a PID that is taken.
-  private func explain(_ failure: Failure) -> Failure {
-    switch failure.errno {
-    case .fileExists?:
-      for task in plan.tasks where task.tracerPID == 0 {
-        guard let stat = holder(of: Int32(task.pid)) else { continue }
-        let isZombie = stat.state == UInt8(ascii: "Z")
-        return Failure(
-          "\(task.description): its PID is taken by the \(isZombie ? "zombie" : "process") \(stat.comm.text): clone3: \(Errno.fileExists.nameAndText)",
-          advice: isZombie
-            ? "It has ended, but its parent \(stat.ppid) has not waited for it; try again."
-            : "End that process first; or restore once it is gone.",
-          errno: .fileExists)
-      }
-      return Failure(
-        failure.cause, advice: "A PID of the tree, or of a group or session of it, is taken.",
-        errno: .fileExists)
-    case .notPermitted?:
-      return Failure(
-        failure.cause, advice: "Choosing PIDs needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN; run as root.",
-        errno: .notPermitted)
-    default: return failure
-    }
-  }
 }

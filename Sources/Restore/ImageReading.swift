@@ -8,6 +8,8 @@ import SystemPackage
 struct LoadedCheckpoint {
   let restore: RestoreContext
   let tree: [PstreeEntry]
+  /// The number of the PID namespace that the tree was dumped from.
+  let dumpersPIDNamespace: UInt32
   /// In the order of `tree`.
   let tasks: [RestoredTask]
   /// For each task, the core images of its threads; the leader's is first.
@@ -25,6 +27,7 @@ struct LoadedCheckpoint {
     let restore = try RestoreContext(options: options, directory: directory, files: files)
     restore.namespaces.own = inventory.rootIds ?? TaskKobjIdsEntry()
     tree = try restore.all(PstreeEntry.self, .pstree)
+    dumpersPIDNamespace = inventory.rootIds?.pidNsId ?? PIDNamespaces.ownID
     guard !tree.isEmpty else { throw Failure("pstree.img has no task") }
     try Self.readShared(restore)
     var tasks: [RestoredTask] = []

@@ -11,6 +11,8 @@ import Tracee
 public struct Plan {
   let restore: RestoreContext
   let tree: RecordedTree
+  /// Which of its levels of PIDs is which here.
+  let levels: Levels
   let schedule: ForkSchedule
   let tasks: [RestoredTask]
   let threadCores: [[CoreEntry]]
@@ -39,8 +41,9 @@ public struct Plan {
     tasks = checkpoint.tasks
     threadCores = checkpoint.threadCores
     numbers = Dictionary(uniqueKeysWithValues: tasks.enumerated().map { ($1.pid, $0) })
-    tree = try Self.recordedTree(checkpoint)
-    schedule = try Self.schedule(tree, options)
+    tree = try RecordedTree(checkpoint)
+    levels = Levels(tree, options)
+    schedule = try Self.schedule(tree, levels, options)
     try Self.check(tasks, restore)
 
     var sizes: [Int] = []
@@ -65,75 +68,22 @@ public struct Plan {
 
   /// The steps that make the tree of the images again, whatever else in them cannot be restored.
   public static func schedule(_ options: RestoreOptions, images: String) throws(Failure) -> ForkSchedule {
-    try schedule(try recordedTree(try LoadedCheckpoint(options, images: images)), options)
+    let tree = try RecordedTree(try LoadedCheckpoint(options, images: images))
+    return try schedule(tree, Levels(tree, options), options)
   }
 
-  private static func schedule(_ tree: RecordedTree, _ options: RestoreOptions) throws(Failure)
+  private static func schedule(_ tree: RecordedTree, _ levels: Levels, _ options: RestoreOptions) throws(Failure)
     -> ForkSchedule
   {
     do throws(ScheduleError) {
-      return try ForkSchedule.compute(tree, options: ForkSchedule.Options(shellJob: options.shellJob))
+      return try ForkSchedule.compute(
+        tree,
+        options: ForkSchedule.Options(
+          shellJob: options.shellJob, outermostNamedLevel: levels.outermostNamed,
+          newPIDNamespace: options.newPIDNamespace))
     } catch {
-      throw Failure("\(error)", advice: "")
+      throw Failure("the tree cannot be made again: \(error.description(in: tree))", advice: error.advice)
     }
-  }
-
-  /// The tree as the schedule wants it, from pstree.img.
-  private static func recordedTree(_ checkpoint: LoadedCheckpoint) throws(Failure) -> RecordedTree {
-    var numbers: [UInt32: Int] = [:]
-    for (i, entry) in checkpoint.tree.enumerated() {
-      guard entry.pid > 0, entry.pid <= 1 << 22, numbers.updateValue(i, forKey: entry.pid) == nil else {
-        throw Failure("pstree.img: entry \(i): PID \(entry.pid) is out of range, or there twice")
-      }
-    }
-    let users = shareCounts(checkpoint.tasks)
-    var tasks: [RecordedTask] = []
-    let namespace = PIDNamespaceID(1)
-    for (i, entry) in checkpoint.tree.enumerated() {
-      let task = checkpoint.tasks[i]
-      let parent = numbers[entry.ppid].map { TaskID($0) }
-      guard i == 0 ? entry.ppid == 0 || parent == nil : parent != nil else {
-        throw Failure(
-          "pstree.img: entry \(i): the parent \(entry.ppid) of task \(entry.pid) is not in the tree")
-      }
-      var state = RecordedTask.State.alive
-      if task.isZombie {
-        state = .zombie(WaitStatus(rawValue: Int32(bitPattern: task.core.tc?.exitCode ?? 0)))
-      }
-      if task.isStopped { state = .stopped(SignalNumber(Int32(task.core.tc?.stopSigno ?? UInt32(SIGSTOP)))) }
-      func shared(_ id: UInt32, _ users: [UInt32: Int]) -> ShareGroupID? {
-        !task.isZombie && users[id] ?? 0 > 1 ? ShareGroupID(id) : nil
-      }
-      tasks.append(
-        RecordedTask(
-          id: TaskID(i), pids: [PID(Int32(entry.pid))], parent: parent,
-          group: [PID(Int32(bitPattern: entry.pgid))],
-          session: [PID(Int32(bitPattern: entry.sid))],
-          threads: entry.threads.filter { $0 != entry.pid }.map { [PID(Int32(bitPattern: $0))] },
-          state: state,
-          exitSignal: SignalNumber(
-            Int32(bitPattern: entry.exitSignal ?? task.core.tc?.exitSignal ?? UInt32(SIGCHLD))),
-          pidNamespace: namespace, isChildSubreaper: task.core.tc?.childSubreaper ?? false,
-          shares: RecordedTask.Shares(
-            files: shared(task.ids.filesId, users.files), fs: shared(task.ids.fsId, users.fs),
-            sighand: shared(task.ids.sighandId, users.sighand), mm: shared(task.ids.vmId, users.vm))))
-    }
-    return RecordedTree(tasks: tasks, namespaces: [RecordedNamespace(id: namespace, parent: nil, level: 0)])
-  }
-
-  private static func shareCounts(_ tasks: [RestoredTask]) -> (
-    files: [UInt32: Int], fs: [UInt32: Int], sighand: [UInt32: Int], vm: [UInt32: Int]
-  ) {
-    var counts: (files: [UInt32: Int], fs: [UInt32: Int], sighand: [UInt32: Int], vm: [UInt32: Int]) = (
-      [:], [:], [:], [:]
-    )
-    for task in tasks where !task.isZombie {
-      counts.files[task.ids.filesId, default: 0] += 1
-      counts.fs[task.ids.fsId, default: 0] += 1
-      counts.sighand[task.ids.sighandId, default: 0] += 1
-      counts.vm[task.ids.vmId, default: 0] += 1
-    }
-    return counts
   }
 
   private static func check(_ tasks: [RestoredTask], _ restore: RestoreContext) throws(Failure) {

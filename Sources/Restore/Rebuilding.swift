@@ -21,13 +21,14 @@ struct Rebuilding {
 
   private func makeThreads(_ task: RestoredTask, _ index: Int) {
     let entry = plan.tree.tasks[index]
-    let numbers = [task.pid] + entry.threads.map { UInt32(bitPattern: $0.last?.rawValue ?? 0) }
+    let numbers = ([entry.pids] + entry.threads).map { UInt32(bitPattern: $0.last?.rawValue ?? 0) }
+    let tracerTIDs = [task.tracerPID] + construction.threadTIDs[index]
     let slots = [plan.leaderSlot[index]] + plan.threadSlots[index]
-    task.threads = zip(zip(numbers, slots), plan.threadCores[index]).map { place, core in
+    task.threads = numbers.indices.map { i in
       let thread = RestoredThread(
-        core: core, isLeader: place.0 == task.pid, pid: task.pid, tid: place.0,
-        slot: construction.area.slots[place.1])
-      thread.tracerTID = Int32(place.0)
+        core: plan.threadCores[index][i], isLeader: i == 0, pid: numbers[0], tid: numbers[i],
+        slot: construction.area.slots[slots[i]])
+      thread.tracerTID = tracerTIDs[i]
       thread.task = task
       return thread
     }

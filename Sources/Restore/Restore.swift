@@ -10,20 +10,38 @@ import Tracee
 public enum Restore {
   /// What came of a restore.
   public struct Result {
+    /// The root's PID, in the namespace of the tool.
     public var root: Int32
+    /// The PID to wait for: the root's, or that of the init of the namespace that was made for the tree.
+    public var top: Int32
     public var statistics: RestoreStatsEntry
     public var warnings: [String]
   }
 
   /// Restores the tree of the folder `images`. When this throws, nothing is left behind.
   public static func run(_ options: RestoreOptions, images: String) throws(Failure) -> Result {
-    let plan = try Plan(options, images: images)
+    var options = options
+    while true {
+      let plan = try Plan(options, images: images)
+      do throws(Failure) {
+        return try run(plan)
+      } catch {
+        // Which PID namespaces lie around this one, and who may choose PIDs there, is known only by asking for a root.
+        guard error.errno == .invalidArgument || error.errno == .notPermitted, plan.levels.namedAround > 0,
+          !plan.restore.rootExists
+        else { throw error }
+        options.unnamedLevels += 1
+      }
+    }
+  }
+
+  private static func run(_ plan: Plan) throws(Failure) -> Result {
     let begin = nanoseconds()
     let construction = try Construction(plan)
     var statistics = RestoreStatsEntry()
     do throws(Failure) {
       try RestoredNamespaces.make(plan.restore)
-      var forking = Forking(construction)
+      var forking = try Forking(construction)
       try forking.run()
       construction.area.forgetPages()
       statistics.forkingTime = UInt32(clamping: (nanoseconds() - begin) / 1000)
@@ -39,7 +57,7 @@ public enum Restore {
       sum + task.pages.reduce(0) { $0 + ($1.range.upperBound - $1.range.lowerBound) / UInt64(pageSize) }
     }
     writeStatistics(statistics, plan.restore)
-    return Result(root: construction.rootPID, statistics: statistics, warnings: plan.restore.warnings)
+    return Result(root: plan.tasks[0].tracerPID, top: construction.topPID, statistics: statistics, warnings: plan.restore.warnings)
   }
 
   /// For those who look at `stats-restore`; the folder may be read-only, and the tree runs without it.

@@ -90,11 +90,11 @@ public final class ExecutorArea {
     withdrawStart()
   }
 
-  /// Waits until every program that was started has ended. `check` is called a few times a second meanwhile, and
+  /// Waits until every program that was started has ended. `check` is called every so many milliseconds meanwhile, and
   /// throws if a task died.
-  public func waitAll(_ check: () throws(Failure) -> Void) throws(Failure) {
+  public func waitAll(checkingEvery interval: Int = 200, _ check: () throws(Failure) -> Void) throws(Failure) {
     let counter = local + Self.counterOffset
-    var timeout = timespec(tv_sec: 0, tv_nsec: 200_000_000)
+    var timeout = timespec(tv_sec: 0, tv_nsec: interval * 1_000_000)
     while true {
       let done = cl_load32(counter)
       if done == started { return }

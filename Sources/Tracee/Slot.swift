@@ -38,6 +38,7 @@ public struct Slot: @unchecked Sendable {
     }
     header.pointee.count = UInt32(program.count)
     header.pointee.finished = 0
+    header.pointee.first = 0
     if program.count > 0, let fault = FaultInjection.next() { fail(fault, of: program.count) }
   }
 
@@ -46,6 +47,21 @@ public struct Slot: @unchecked Sendable {
     let call = min(fault.call, count - 1)
     header.pointee.count = UInt32(call)
     record(call).pointee.result = -Int64(fault.errno.rawValue)
+  }
+
+  /// Has the executor begin at the call that stopped its program, when it is started again.
+  public func resume() { header.pointee.first = header.pointee.finished }
+
+  /// The call that stopped the program that ran last, and what it returned; `nil` if nothing did.
+  public func stop(of program: borrowing SyscallProgram) -> (call: SyscallProgram.Call, result: Int64)? {
+    let finished = Int(header.pointee.finished)
+    return finished < program.count ? (SyscallProgram.Call(index: finished), record(finished).pointee.result) : nil
+  }
+
+  /// Makes the slot as new for another executor; the one that it had has ended.
+  public func reset() {
+    cl_store32(lifeWord, header.pointee.tracer)
+    header.pointee.finished = 0
   }
 
   /// Whether the executor waits for its next program.

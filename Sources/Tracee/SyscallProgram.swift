@@ -27,7 +27,7 @@ public struct Argument: ExpressibleByIntegerLiteral, Sendable {
 /// (`Slot.load`, `ExecutorArea.start`).
 public struct SyscallProgram {
   /// A call's place in its program; its result can be an argument of later calls.
-  public struct Call: Sendable {
+  public struct Call: Sendable, Equatable {
     let index: Int
   }
 

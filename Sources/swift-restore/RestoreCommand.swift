@@ -26,6 +26,17 @@ struct RestoreCommand: ParsableCommand {
     help: "Sessions and terminals from outside of the tree are this shell's.")
   var shellJob = false
 
+  @Option(help: "How tasks come by their PIDs: clone3, ns-last-pid (the dance), or auto.")
+  var pidMethod = PIDMethod.automatic
+
+  @Option(help: "How often to try again when another process takes a PID meanwhile.")
+  var pidRetries = 16
+
+  @Flag(
+    inversion: .prefixedNo,
+    help: "Restore one level deeper, in a PID namespace made for the tree, where no PID can be taken.")
+  var newPidNamespace = false
+
   @Option(help: "Write the root's PID to this file.")
   var pidfile: String?
 
@@ -40,12 +51,15 @@ struct RestoreCommand: ParsableCommand {
       options.detach = detach
       options.sibling = restoreSibling
       options.shellJob = shellJob
+      options.pidMethod = pidMethod
+      options.pidRetries = pidRetries
+      options.newPIDNamespace = newPidNamespace
       options.validateFiles = fileValidation != .none
       let result = try Restore.run(options, images: common.images)
       output.warn(result.warnings)
       output.show(result.statistics)
       if let pidfile { try write(result.root, to: pidfile) }
-      if !detach && !restoreSibling { status = Restore.wait(result.root) }
+      if !detach && !restoreSibling { status = Restore.wait(result.top) }
     }
     // As a shell says it: the exit status, or 128 and the signal.
     let code = status & 0x7f == 0 ? (status >> 8) & 0xff : 128 + (status & 0x7f)
@@ -60,6 +74,8 @@ struct RestoreCommand: ParsableCommand {
     close(fd)
   }
 }
+
+extension PIDMethod: ExpressibleByArgument {}
 
 enum FileValidation: String, ExpressibleByArgument {
   case buildID = "build-id"

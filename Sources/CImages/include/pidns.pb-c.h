@@ -43,10 +43,15 @@ struct  Img__PidnsEntry
    */
   protobuf_c_boolean has_owner_user_ns_id;
   uint32_t owner_user_ns_id;
+  /*
+   * Its init has exited: nothing is born there any more, but a task still has it as its namespace for children.
+   */
+  protobuf_c_boolean has_is_dead;
+  protobuf_c_boolean is_dead;
 };
 #define IMG__PIDNS_ENTRY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&img__pidns_entry__descriptor) \
-    , NULL, 0, 0, 0, 0 }
+    , NULL, 0, 0, 0, 0, 0, 0 }
 
 
 /* Img__PidnsEntry methods */

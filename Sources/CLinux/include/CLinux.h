@@ -121,7 +121,7 @@ struct executor_slot {
 	uint32_t finished;      // 28  records that succeeded when it parked
 	uint64_t home;          // 32  where to go when the tracer is gone; 0: exit_group
 	uint32_t cleanup_count; // 40
-	uint32_t reserved;
+	uint32_t first;         // 44  the record to begin with: 0, or where a program goes on that had stopped
 	struct syscall_record cleanup[EXECUTOR_CLEANUP_RECORDS]; // 48  run before going home
 	uint8_t home_code[EXECUTOR_HOME_BYTES];                  // 432
 	uint64_t robust_previous;                                // 688  a tracer address, for unlinking

@@ -12,6 +12,9 @@ public struct PidnsEntry: ImageMessage {
   public var parentNsId: UInt32?
   /// The user namespace that it belongs to.
   public var ownerUserNsId: UInt32?
+  /// Its init has exited: nothing is born there any more, but a task still has it as its namespace for
+  /// children.
+  public var isDead: Bool?
 
   public init() {}
   public init(decoding bytes: RawSpan, in arena: borrowing ImageArena) throws(ImageError) {
@@ -31,6 +34,7 @@ extension PidnsEntry: CMessage {
     extKey = raise(c.pointee.ext_key)
     parentNsId = c.pointee.has_parent_ns_id != 0 ? c.pointee.parent_ns_id : nil
     ownerUserNsId = c.pointee.has_owner_user_ns_id != 0 ? c.pointee.owner_user_ns_id : nil
+    isDead = c.pointee.has_is_dead != 0 ? c.pointee.is_dead != 0 : nil
   }
 
   func lower(to c: UnsafeMutablePointer<Img__PidnsEntry>, in arena: borrowing ImageArena) {
@@ -45,6 +49,10 @@ extension PidnsEntry: CMessage {
     if let ownerUserNsId {
       c.pointee.has_owner_user_ns_id = 1
       c.pointee.owner_user_ns_id = ownerUserNsId
+    }
+    if let isDead {
+      c.pointee.has_is_dead = 1
+      c.pointee.is_dead = isDead ? 1 : 0
     }
   }
 }

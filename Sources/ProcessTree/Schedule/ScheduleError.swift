@@ -56,6 +56,14 @@ extension ScheduleError: CustomStringConvertible {
     imageText(name) ?? optionText(name) ?? historyText(name)
   }
 
+  /// What a user can do about it, where there is something.
+  public var advice: String {
+    switch self {
+    case .sessionLedFromOutside, .groupLedFromOutside: "Give --shell-job, for the dump and for the restore."
+    default: ""
+    }
+  }
+
   private func imageText(_ name: (TaskID) -> String) -> String? {
     switch self {
     case .noRoot: "no task is the root: each of them has a parent in the tree"
