@@ -25,8 +25,6 @@ final class Construction {
   var tracerPIDs: [ForkSchedule.Actor: Int32] = [:]
   /// TIDs of the threads of each task, in this process's namespace.
   var threadTIDs: [[Int32]] = []
-  /// Descriptors that tasks get from here while they are made.
-  var toClose: [Int32] = []
   /// How often a PID was tried again.
   var pidRetries = 0
   /// Where a fresh stub has its vDSO and the vDSO's data.
@@ -95,8 +93,8 @@ final class Construction {
   }
 
   private func closeServices() {
-    for fd in inherited + toClose { _ = cl_syscall(Int(__NR_close), Int(fd), 0, 0, 0, 0, 0) }
-    (inherited, toClose) = ([], [])
+    for fd in inherited { _ = cl_syscall(Int(__NR_close), Int(fd), 0, 0, 0, 0, 0) }
+    inherited = []
   }
 
   // MARK: Who is where

@@ -81,24 +81,17 @@ extension Forking {
     return program.clone(arguments, for: "making PID", UInt64(wanted.setTID.last?.rawValue ?? 0))
   }
 
-  /// Children are born in another PID namespace from here on (man 2 setns).
+  /// Children are born in another PID namespace from here on: that of its init, which the executor can see (man 2 setns).
   private func appendSetns(
     _ namespace: PIDNamespaceID, by actor: ForkSchedule.Actor, _ program: inout SyscallProgram
   ) throws(Failure) {
-    let whose = plan.schedule.namespaceInits[namespace] ?? actor
-    guard let pid = construction.tracerPIDs[whose] else {
-      throw Failure("the fork schedule enters \(namespace) before it exists")
-    }
-    let descriptor = try about("\(construction.name(whose)): opening its PID namespace") { () throws(Errno) in
-      try Descriptor.open("/proc/\(pid)/ns/pid").release()
-    }
-    construction.toClose.append(descriptor)
-    let own = program.call(
-      __NR_pidfd_getfd, Argument(plan.restore.service.tracer), Argument(descriptor), 0,
-      for: "getting a PID namespace from the tracer")
+    let leader = plan.schedule.namespaceInits[namespace] ?? actor
+    let pid = try number(of: leader, at: level(of: actor))
+    let descriptor = program.call(__NR_pidfd_open, Argument(pid), 0, for: "opening the init of a PID namespace", UInt64(pid))
     program.call(
-      __NR_setns, .result(own), Argument(CloneFlags.newPID.rawValue), for: "having its children born in another PID namespace")
-    program.call(__NR_close, .result(own))
+      __NR_setns, .result(descriptor), Argument(CloneFlags.newPID.rawValue),
+      for: "having its children born in another PID namespace")
+    program.call(__NR_close, .result(descriptor))
   }
 
   /// Ends a zombie or a helper with the recorded status; a signal is taken with its default action, without a core file.
