@@ -25,7 +25,7 @@ struct Release {
     for task in tasks {
       for thread in task.threads.reversed() { try dress(thread, task) }
     }
-    letGo()
+    try letGo()
   }
 
   private func attach(_ thread: RestoredThread, _ task: RestoredTask) throws(Failure) {
@@ -70,13 +70,30 @@ struct Release {
     }
   }
 
-  /// Until the first line here an error ends everything; from the last line on the tree runs. In between only the options
-  /// change that would end a task with this process.
-  private func letGo() {
+  /// Until the guardian is dismissed the death of this process ends everything; from then on the whole tree runs, with it or without.
+  /// A tree of one thread has no need of one: its option changes in an instant.
+  private func letGo() throws(Failure) {
+    if tasks.count > 1 || tasks.contains(where: { $0.threads.count > 1 }) {
+      let guardian = try about("starting the guardian of the release") { () throws(Errno) in
+        try Guardian(killing: tasks.map(\.tracerPID))
+      }
+      allowToLive()
+      guardian.dismiss()
+      detach()
+    } else {
+      allowToLive()
+      detach()
+    }
+  }
+
+  private func allowToLive() {
     for task in tasks {
       for thread in task.threads { try? Ptrace.setOptions(thread.tracerTID, []) }
       if task.isStopped { kill(task.tracerPID, Int32(task.core.tc?.stopSigno ?? UInt32(SIGSTOP))) }
     }
+  }
+
+  private func detach() {
     // An error says that somebody killed the task in this moment.
     for task in tasks { for thread in task.threads { try? Ptrace.detach(thread.tracerTID) } }
   }

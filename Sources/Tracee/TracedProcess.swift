@@ -12,7 +12,9 @@ public final class TracedProcess {
   public private(set) var area: ExecutorArea?
   private var areaAddress: UInt64 = 0
   private var areaSize = 0
+  private let vdso: UInt64
   private let syscallInstruction: UInt64
+  private var foothold: Foothold?
   /// Threads whose executor was started.
   private var entered = 0
 
@@ -23,6 +25,7 @@ public final class TracedProcess {
     }
     self.pid = pid
     self.threads = threads
+    self.vdso = vdso
     syscallInstruction = vdso + offset
   }
 
@@ -35,9 +38,10 @@ public final class TracedProcess {
     let sizes = threads.indices.map { $0 == 0 ? Self.leaderSlot : Self.threadSlot }
     let size = ExecutorArea.size(slots: sizes)
     let leader = threads[0]
+    foothold = leader.makeFoothold(in: pid, vdso: vdso)
     let address = try about("task \(pid): mapping the executor") { () throws(Errno) -> UInt64 in
       try leader.call(
-        at: syscallInstruction, __NR_mmap, 0, UInt64(size), UInt64(PROT_READ | PROT_WRITE | PROT_EXEC),
+        at: foothold?.call ?? syscallInstruction, __NR_mmap, 0, UInt64(size), UInt64(PROT_READ | PROT_WRITE | PROT_EXEC),
         UInt64(MAP_SHARED | MAP_ANONYMOUS), UInt64.max, 0)
     }
     areaAddress = address
@@ -107,7 +111,8 @@ public final class TracedProcess {
     for _ in 0..<2 {
       // What fails once for want of something may work the second time; a thread that was killed needs no unmapping.
       do throws(Errno) {
-        _ = try leader.call(at: syscallInstruction, __NR_munmap, areaAddress, UInt64(areaSize))
+        _ = try leader.call(
+          at: foothold?.unmap ?? syscallInstruction, __NR_munmap, areaAddress, UInt64(areaSize))
         break
       } catch {}
     }

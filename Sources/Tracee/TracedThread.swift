@@ -53,8 +53,8 @@ public final class TracedThread {
     }
   }
 
-  /// Makes one system call in the stopped thread, through a `syscall` instruction that is there already. Only while it
-  /// lasts the thread's registers are not its own: if the tracer dies in these microseconds, the thread is lost.
+  /// Makes one system call in the stopped thread, through a `syscall` instruction that is there already. At a foothold's the thread
+  /// goes home by itself if the tracer dies meanwhile; at any other it is lost then.
   public func call(
     at instruction: UInt64, _ number: Int32, _ a: UInt64 = 0, _ b: UInt64 = 0, _ c: UInt64 = 0,
     _ d: UInt64 = 0, _ e: UInt64 = 0, _ f: UInt64 = 0
@@ -62,8 +62,9 @@ public final class TracedThread {
     isAway = true
     let result: Int64
     do throws(Errno) {
-      try Ptrace.setSignalMask(tid, UInt64.max)
+      // The mask last, as in `enter`: the way home sets the program's own.
       try Ptrace.setRegisters(tid, registers.calling(number, at: instruction, a, b, c, d, e, f))
+      try Ptrace.setSignalMask(tid, UInt64.max)
       try Ptrace.makeCall(tid)
       result = try Ptrace.registers(tid).result
     } catch {
@@ -73,6 +74,11 @@ public final class TracedThread {
     try goHome()
     if result < 0 && result >= -4095 { throw Errno(rawValue: Int32(-result)) }
     return UInt64(bitPattern: result)
+  }
+
+  /// Room for the calls that must not be made in the area; `nil` where there is none.
+  func makeFoothold(in pid: Int32, vdso: UInt64) -> Foothold? {
+    Foothold.make(in: pid, vdso: vdso, registers: registers, signalMask: signalMask)
   }
 
   /// Keeps the thread's seccomp filters from stopping what runs in it here (PTRACE_O_SUSPEND_SECCOMP; needs CAP_SYS_ADMIN).
