@@ -95,6 +95,8 @@ struct Survey {
     let theirs = try about("\(task.description): reading its namespaces") { () throws(Errno) in
       try links(of: task.directory)
     }
+    // The first is that of PIDs, which only a task that exits has none of (kernel/exit.c: exit_task_namespaces).
+    if theirs[0].isEmpty { throw Failure("\(task.description) died while it was being dumped") }
     var named: Set<String> = []
     for (i, (_, feature)) in Self.namespaces.enumerated()
     where theirs[i] != own[i] && named.insert(feature).inserted {
@@ -103,6 +105,10 @@ struct Survey {
     }
     task.mappings = try about("\(task.description): reading smaps") { () throws(Errno) in
       Mapping.parse(try task.directory.read("smaps", buffer))
+    }
+    if task.mappings.contains(where: { $0.name.text.hasPrefix("/memfd:swift-restore-area") }) {
+      throw Failure(
+        "\(task.description) is being restored by another swift-restore", advice: "Dump it when the restore has come to its end.")
     }
     objections += AddressSpace.objections(task)
     objections += try SystemVSharedMemory.objections(task)

@@ -38,7 +38,7 @@ public enum TimerFD: FileKind {
 
   /// Reads the timer from the fdinfo of a descriptor of this process; false if something is missing there.
   private static func state(of fd: Int32, into timer: inout TimerfdEntry) throws(Failure) -> Bool {
-    for _ in 0..<100 {
+    for attempt in 0..<100 {
       let info = try about("reading its timer") { () throws(Errno) in
         // A periodic timer that has expired stands still, with no time left, until it is read or asked for its
         // time (fs/timerfd.c: timerfd_fetch and do_timerfd_gettime); what it counted stays to be read.
@@ -57,8 +57,9 @@ public enum TimerFD: FileKind {
       timer.settimeFlags = UInt32(truncatingIfNeeded: flags)
       (timer.vsec, timer.vnsec) = left
       (timer.isec, timer.insec) = interval
-      // It may have expired between the two questions; then it stands still again.
-      if left != (0, 0) || interval == (0, 0) || ticks == 0 { return true }
+      // It may have expired between the two questions; then it stands still again. Or its time is over, and it expires in a
+      // moment; one that never does is not armed.
+      if left != (0, 0) || interval == (0, 0) || ticks == 0 && attempt >= 20 { return true }
     }
     throw Failure("its timer expires faster than it can be read")
   }

@@ -39,6 +39,21 @@ extension Live {
       }
     }
 
+    /// SIGKILL at random moments, of the tool and of the process that works for it: scripts/kill-sweep, which says what it looks at.
+    @Test(.timeLimit(.minutes(5)), arguments: [["dump", "50"], ["dump", "50", "--worker"], ["restore", "50"]])
+    func killedAtRandom(_ arguments: [String]) throws {
+      let folder = try Files.makeTemporaryFolder("sweep")
+      defer { Files.remove(folder) }
+      let script = "/" + #filePath.split(separator: "/").dropLast(3).joined(separator: "/") + "/scripts/kill-sweep"
+      let sweep = try Processes.start(
+        ["/usr/bin/python3", script] + arguments, in: "/", environment: ["SWIFT_RESTORE": Tool.path],
+        output: folder + "/out", errors: folder + "/err", newSession: false)
+      let ended = Processes.wait(for: sweep, seconds: 280)
+      if ended == nil { kill(sweep, SIGTERM) }
+      let said = (Files.text(folder + "/out") ?? "") + (Files.text(folder + "/err") ?? "")
+      #expect(ended?.code == 0, "\(said)")
+    }
+
     /// An image set that CRIU 4.2 wrote comes to life.
     @Test(arguments: [("sleep", [24222]), ("pipeline", [24256, 24257, 24258])])
     func checkpointOfCRIUIsRestored(_ name: String, _ pids: [Int32]) throws {
