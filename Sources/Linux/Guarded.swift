@@ -32,26 +32,32 @@ public enum Guarded {
     return interruptions.first { sigismember(&set, $0) == 1 }
   }
 
-  private static func hold(_ signals: [Int32]) {
+  /// Has signals wait until they are taken.
+  public static func hold(_ signals: [Int32]) {
     var set = sigset_t()
     sigemptyset(&set)
     for signal in signals { sigaddset(&set, signal) }
     sigprocmask(SIG_BLOCK, &set, nil)
   }
 
-  /// Passes the user's wish to stop on, and waits.
-  private static func watch(_ child: Int32) -> Int32 {
+  /// Takes one of some signals that are held; waits for it.
+  public static func take(_ signals: [Int32]) -> Int32 {
     var set = sigset_t()
     sigemptyset(&set)
-    for signal in interruptions + [SIGCHLD] { sigaddset(&set, signal) }
+    for signal in signals { sigaddset(&set, signal) }
+    var signal: Int32 = 0
+    sigwait(&set, &signal)
+    return signal
+  }
+
+  /// Passes the user's wish to stop on, and waits.
+  private static func watch(_ child: Int32) -> Int32 {
     while true {
       var status: Int32 = 0
       if waitpid(child, &status, WNOHANG) == child {
         return status & 0x7f == 0 ? (status >> 8) & 0xff : 128 + (status & 0x7f)
       }
-      var signal: Int32 = 0
-      sigwait(&set, &signal)
-      if signal != SIGCHLD { kill(child, SIGTERM) }
+      if take(interruptions + [SIGCHLD]) != SIGCHLD { kill(child, SIGTERM) }
     }
   }
 }

@@ -46,7 +46,10 @@ public enum Restore {
       construction.area.forgetPages()
       statistics.forkingTime = UInt32(clamping: (nanoseconds() - begin) / 1000)
       try Rebuilding(construction).run()
+      let inits = NamespaceInits(construction)
+      try inits.prepare()
       try Release(construction: construction).run()
+      inits.letGo()
     } catch {
       construction.destroy()
       throw error.advised("Nothing of the tree is left behind; when the cause is removed, restore again.")
@@ -72,14 +75,22 @@ public enum Restore {
     }
   }
 
-  /// Waits for the root of a restored tree: its wait status (man 2 wait4).
-  public static func wait(_ root: Int32) -> Int32 {
+  /// Waits for the process that a restored tree hangs below: its wait status (man 2 wait4). The init of a namespace is told of the
+  /// signals that ask this process to stop, and passes them on to the root.
+  public static func wait(_ result: Result) -> Int32 {
+    if result.top != result.root { Guarded.hold(Guarded.interruptions + [SIGCHLD]) }
     var status: Int32 = 0
     while true {
-      let result = withUnsafeMutablePointer(to: &status) {
-        cl_syscall(Int(__NR_wait4), Int(root), Int(bitPattern: $0), 0x4000_0000, 0, 0, 0)
+      let waited = withUnsafeMutablePointer(to: &status) {
+        cl_syscall(
+          Int(__NR_wait4), Int(result.top), Int(bitPattern: $0), 0x4000_0000 | (result.top != result.root ? 1 : 0), 0, 0, 0)
       }
-      if result != -Int(EINTR) { return status }
+      if waited == 0 {
+        let signal = Guarded.take(Guarded.interruptions + [SIGCHLD])
+        if signal != SIGCHLD { kill(result.top, signal) }
+      } else if waited != -Int(EINTR) {
+        return status
+      }
     }
   }
 }

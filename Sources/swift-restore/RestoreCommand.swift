@@ -59,7 +59,7 @@ struct RestoreCommand: ParsableCommand {
       output.warn(result.warnings)
       output.show(result.statistics)
       if let pidfile { try write(result.root, to: pidfile) }
-      if !detach && !restoreSibling { status = Restore.wait(result.top) }
+      if !detach && !restoreSibling { status = Restore.wait(result) }
     }
     // As a shell says it: the exit status, or 128 and the signal.
     let code = status & 0x7f == 0 ? (status >> 8) & 0xff : 128 + (status & 0x7f)

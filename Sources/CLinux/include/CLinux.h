@@ -142,6 +142,13 @@ extern const uint8_t executor_code_end[];
 static inline const uint8_t *cl_executor_code(void) { return executor_code; }
 static inline size_t cl_executor_size(void) { return (size_t)(executor_code_end - executor_code); }
 
+/// The machine code of a namespace's init (init.S): position-independent, entered at its first byte.
+extern const uint8_t init_code[];
+extern const uint8_t init_code_end[];
+
+static inline const uint8_t *cl_init_code(void) { return init_code; }
+static inline size_t cl_init_size(void) { return (size_t)(init_code_end - init_code); }
+
 // Newer than Debian 12's headers.
 #define CL_PAGEMAP_SCAN 0xc0606610u
 struct cl_page_region { uint64_t start, end, categories; };
