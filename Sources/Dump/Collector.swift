@@ -57,7 +57,7 @@ struct Collector {
 
   private mutating func ask(_ task: DumpedTask) throws(Failure) {
     guard let process = task.process else { return }
-    try process.open(deadManSwitch)
+    try process.open(deadManSwitch, calls: task.unknownFlags)
     guard let area = process.area else { return }
     for (thread, slot) in zip(task.threads, area.slots) {
       var program = SyscallProgram(for: slot)

@@ -7,15 +7,23 @@ import Tracee
 /// A process of the tree at the moment of the freeze.
 final class FrozenTask {
   let pid: Int32
+  /// Its folder in /proc; who goes on with the task takes it.
+  var directory: ProcDirectory?
+  /// Read when all its threads had stopped.
+  let stat: ProcStat
   /// PID of the parent in the tree; 0 for the root.
   let parent: Int32
   /// Empty for a zombie.
   var threads: [TracedThread]
   let isZombie: Bool
 
-  init(pid: Int32, parent: Int32, threads: [TracedThread], isZombie: Bool) {
+  init(
+    pid: Int32, parent: Int32, directory: consuming ProcDirectory, stat: ProcStat, threads: [TracedThread], isZombie: Bool
+  ) {
     self.pid = pid
     self.parent = parent
+    self.directory = consume directory
+    self.stat = stat
     self.threads = threads
     self.isZombie = isZombie
   }
@@ -47,8 +55,16 @@ struct Freezer {
   }
 
   private mutating func freeze(pid: Int32, parent: Int32) throws(Failure) {
-    let directory = try about("task \(pid)") { () throws(Errno) in try ProcDirectory(pid: pid) }
-    guard let task = try seizeThreads(pid: pid, parent: parent, directory) else { return }
+    let directory: ProcDirectory
+    do {
+      directory = try ProcDirectory(pid: pid)
+    } catch {
+      if parent != 0, error == .noSuchFileOrDirectory { return }
+      throw Failure("task \(pid)", error, advice: "There is no such process; give the PID of a running one.")
+    }
+    guard let (threads, stat) = try seizeThreads(pid: pid, parent: parent, directory) else { return }
+    let task = FrozenTask(
+      pid: pid, parent: parent, directory: directory, stat: stat, threads: threads, isZombie: threads.isEmpty)
     tasks.append(task)
     // The children of each thread; a frozen process gets no new ones, except orphans of its own descendants, when it is
     // a subreaper or an init: those come while a descendant exits, so the list is read until it stays the same.
@@ -56,7 +72,7 @@ struct Freezer {
     while true {
       var children: [Int32] = []
       for tid in task.isZombie ? [] : task.threads.map(\.tid) {
-        children += try self.children(of: tid, directory)
+        children += try self.children(of: tid, task)
       }
       let new = children.filter { known.insert($0).inserted }
       if new.isEmpty { return }
@@ -64,9 +80,10 @@ struct Freezer {
     }
   }
 
-  private func children(of tid: Int32, _ directory: borrowing ProcDirectory) throws(Failure) -> [Int32] {
+  private func children(of tid: Int32, _ task: FrozenTask) throws(Failure) -> [Int32] {
     do {
-      var cursor = ByteCursor(try directory.read("task/\(tid)/children", buffer))
+      guard let text = try task.directory?.read("task/\(tid)/children", buffer) else { return [] }
+      var cursor = ByteCursor(text)
       var list: [Int32] = []
       cursor.skipBlanks()
       while !cursor.atEnd {
@@ -79,22 +96,18 @@ struct Freezer {
     }
   }
 
-  /// `nil`: the process is gone altogether.
+  /// All threads of a process, the leader first, and its state when all of them had stopped; no threads for a zombie. `nil`: the
+  /// process is gone altogether.
   private func seizeThreads(pid: Int32, parent: Int32, _ directory: borrowing ProcDirectory)
-    throws(Failure) -> FrozenTask?
+    throws(Failure) -> (threads: [TracedThread], stat: ProcStat)?
   {
     var threads: [TracedThread] = []
     var known: Set<Int32> = []
+    var found: ProcStat?
     do throws(Failure) {
+      // Most processes have one thread, which has the PID for its ID.
+      var tids = [pid]
       while true {
-        let tids: [Int32]
-        do {
-          tids = try directory.numbers(in: "task", buffer)
-        } catch {
-          if parent != 0 { return nil }
-          throw Failure(
-            "task \(pid)", error, advice: "There is no such process; give the PID of a running one.")
-        }
         let new = tids.filter { !known.contains($0) }
         if new.isEmpty { break }
         var seized: [TracedThread] = []
@@ -117,14 +130,24 @@ struct Freezer {
           ) { () throws(Errno) in try thread.awaitStop() }
           if stopped { threads.append(thread) }
         }
+        do throws(Errno) {
+          found = ProcStat(try directory.read("stat", buffer))
+          // Stopped threads make no others: when there are no more than those, that is all.
+          if !threads.isEmpty, found?.threadCount == threads.count { break }
+          tids = try directory.numbers(in: "task", buffer)
+        } catch {
+          if parent != 0, threads.isEmpty { return nil }
+          throw Failure(
+            "task \(pid)", error, advice: "There is no such process; give the PID of a running one.")
+        }
       }
+      guard found != nil else { throw Failure("task \(pid): /proc/\(pid)/stat is not in the kernel's format") }
     } catch {
       for thread in threads { thread.detach() }
       throw error
     }
-    if threads.isEmpty {
-      return FrozenTask(pid: pid, parent: parent, threads: [], isZombie: true)
-    }
+    guard let state = found else { return nil }
+    if threads.isEmpty { return ([], state) }
     // The leader first; the kernel lists it first unless it has exited before its threads.
     if let leader = threads.firstIndex(where: { $0.tid == pid }) {
       threads.swapAt(0, leader)
@@ -134,7 +157,7 @@ struct Freezer {
         "task \(pid): its main thread has exited while others run (dead thread group leader)",
         advice: "This is not supported yet; CRIU refuses it as well.")
     }
-    return FrozenTask(pid: pid, parent: parent, threads: threads, isZombie: false)
+    return (threads, state)
   }
 
   private func isZombie(_ tid: Int32, _ directory: borrowing ProcDirectory) throws(Failure) -> Bool {

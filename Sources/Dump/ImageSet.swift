@@ -182,16 +182,28 @@ struct ImageSet: ~Copyable {
 
 /// Numbers for the memory, descriptor tables, directories and handlers that tasks may share (man 2 kcmp), and for namespaces.
 struct KernelObjectIDs {
-  private var known: [KernelObject: [(pid: Int32, id: UInt32)]] = [:]
+  /// What tasks that share an object have in common as well: others need not be compared.
+  private struct Likeness: Hashable {
+    var kind: KernelObject
+    var hash: Int
+  }
+
+  private var known: [Likeness: [(pid: Int32, id: UInt32)]] = [:]
+  private var counts: [KernelObject: UInt32] = [:]
 
   /// This process's own: 1 throughout, and the namespaces' numbers as they are for all tasks that live in the same ones.
   var ownIDs: TaskKobjIdsEntry { numbered(NamespaceTable.ownIDs, objects: (1, 1, 1, 1)) }
 
   mutating func assign(_ task: DumpedTask) throws(Failure) -> TaskKobjIdsEntry {
+    let stat = task.stat
+    let memory = [stat.startCode, stat.startStack, stat.startBrk, stat.argStart, stat.envStart].hashValue
+    let files = task.descriptors.map(\.number).hashValue
     var entry = numbered(
       NamespaceTable.ownIDs,
       objects: (
-        try id(.vm, task.pid), try id(.files, task.pid), try id(.fs, task.pid), try id(.sighand, task.pid)
+        try id(.vm, memory, task.pid), try id(.files, files, task.pid), try id(.fs, Int(task.status.umask), task.pid),
+        // Handlers are shared only by who shares memory (kernel/fork.c: copy_process; exec makes both new), and that is refused.
+        next(.sighand)
       ))
     task.numberNamespaces(in: &entry)
     entry.pidNsId = task.pidNamespace
@@ -207,21 +219,27 @@ struct KernelObjectIDs {
   }
 
   /// Members are kept in kcmp's order, so that a search takes a logarithm of calls.
-  private mutating func id(_ kind: KernelObject, _ pid: Int32) throws(Failure) -> UInt32 {
-    var members = known[kind] ?? []
+  private mutating func id(_ kind: KernelObject, _ hash: Int, _ pid: Int32) throws(Failure) -> UInt32 {
+    let likeness = Likeness(kind: kind, hash: hash)
     var low = 0
-    var high = members.count
-    while low < high {
-      let middle = (low + high) / 2
-      let order = try about("task \(pid): kcmp") { () throws(Errno) in
-        try kcmp(pid, members[middle].pid, kind)
+    if let members = known[likeness] {
+      var high = members.count
+      while low < high {
+        let middle = (low + high) / 2
+        let order = try about("task \(pid): kcmp") { () throws(Errno) in
+          try kcmp(pid, members[middle].pid, kind)
+        }
+        if order == 0 { return members[middle].id }
+        if order < 0 { high = middle } else { low = middle + 1 }
       }
-      if order == 0 { return members[middle].id }
-      if order < 0 { high = middle } else { low = middle + 1 }
     }
-    let id = UInt32(members.count) + 2
-    members.insert((pid, id), at: low)
-    known[kind] = members
+    let id = next(kind)
+    known[likeness, default: []].insert((pid, id), at: low)
     return id
+  }
+
+  private mutating func next(_ kind: KernelObject) -> UInt32 {
+    counts[kind, default: 1] += 1
+    return counts[kind, default: 1]
   }
 }

@@ -102,7 +102,7 @@ enum MemoryTransfer {
   }
 
   private static func freeNumbers(_ count: Int, _ task: DumpedTask) -> [Int32] {
-    let used = Set(task.descriptors.map(\.file.number))
+    let used = Set(task.descriptors.map(\.number))
     var numbers: [Int32] = []
     var next: Int32 = 0
     while numbers.count < count {

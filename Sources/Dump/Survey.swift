@@ -13,6 +13,7 @@ struct Survey {
   /// Everything that stands in the way, in words.
   private(set) var objections: [String] = []
   private(set) var namespaces: NamespaceTable?
+  private var byPID: [Int32: DumpedTask] = [:]
   private let buffer = ReadBuffer()
 
   private(set) var pidNamespaces: PIDNamespaces
@@ -34,10 +35,12 @@ struct Survey {
     }
     let table = try about("reading this process's namespaces") { () throws(Errno) in try NamespaceTable() }
     for task in frozen {
-      let directory = try about("task \(task.pid)") { () throws(Errno) in try ProcDirectory(pid: task.pid) }
-      let (stat, status) = try identity(task.pid, directory)
+      guard let directory = task.directory.take() else { continue }
+      let status = try about("task \(task.pid): reading its state") { () throws(Errno) in
+        ProcStatus(try directory.read("status", buffer))
+      }
       let dumped = DumpedTask(
-        pid: task.pid, parent: task.parent, directory: directory, stat: stat, status: status)
+        pid: task.pid, parent: task.parent, directory: directory, stat: task.stat, status: status)
       dumped.rootLevel = (tasks.first ?? dumped).status.nsTgid.count - 1
       tasks.append(dumped)
       if let objection = try lookAtPIDNamespaces(of: dumped, isZombie: task.isZombie) { objections.append(objection) }
@@ -48,19 +51,6 @@ struct Survey {
     objections += try table.objections()
     namespaces = table
     checkLeaders(options)
-  }
-
-  private func identity(_ pid: Int32, _ directory: borrowing ProcDirectory) throws(Failure) -> (
-    ProcStat, ProcStatus
-  ) {
-    do throws(Errno) {
-      if let stat = ProcStat(try directory.read("stat", buffer)) {
-        return (stat, ProcStatus(try directory.read("status", buffer)))
-      }
-    } catch {
-      throw Failure("task \(pid): reading its state", error)
-    }
-    throw Failure("task \(pid): /proc/\(pid)/stat is not in the kernel's format")
   }
 
   private mutating func lookAtPIDNamespaces(of task: DumpedTask, isZombie: Bool) throws(Failure) -> String? {
@@ -104,9 +94,10 @@ struct Survey {
         "\(task.description): it lives in a namespace of its own, \(theirs[i].text) (\(feature))")
     }
     task.mappings = try about("\(task.description): reading smaps") { () throws(Errno) in
-      Mapping.parse(try task.directory.read("smaps", buffer))
+      let smaps = try task.directory.open("smaps")
+      return try Mapping.readAll(smaps.rawValue, buffer)
     }
-    if task.mappings.contains(where: { $0.name.text.hasPrefix("/memfd:swift-restore-area") }) {
+    if task.mappings.contains(where: { $0.name.starts(with: "/memfd:swift-restore-area".utf8) }) {
       throw Failure(
         "\(task.description) is being restored by another swift-restore", advice: "Dump it when the restore has come to its end.")
     }
@@ -145,7 +136,8 @@ struct Survey {
         }
       }
     }
-    objections += try DescriptorTable.survey(task, options, buffer)
+    objections += try DescriptorTable.survey(task, parent: byPID[task.parent], options, buffer)
+    byPID[task.pid] = task
     if let vdso = task.mappings.first(where: { $0.name == Array("[vdso]".utf8) }) {
       task.process = try TracedProcess(pid: task.pid, threads: frozen.threads, vdso: vdso.start)
     } else {

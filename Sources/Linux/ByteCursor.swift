@@ -1,3 +1,5 @@
+import Glibc
+
 /// Walks over the text of a /proc file without making strings of it.
 public struct ByteCursor {
   public let bytes: UnsafeRawBufferPointer
@@ -77,6 +79,13 @@ public struct ByteCursor {
   }
 
   @inlinable public mutating func line() -> UnsafeRawBufferPointer { upTo(0x0a) }
+
+  /// Goes behind the next end of a line.
+  @inlinable public mutating func skipLine() {
+    guard position < bytes.count, let start = bytes.baseAddress else { return }
+    guard let end = memchr(start + position, 0x0a, bytes.count - position) else { return position = bytes.count }
+    position = UnsafeRawPointer(end) - start + 1
+  }
 
   /// Whether `text` stands here.
   @inlinable public func startsWith(_ text: StaticString) -> Bool {

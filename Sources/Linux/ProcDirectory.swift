@@ -10,16 +10,38 @@ public final class ReadBuffer {
   deinit { storage.deallocate() }
 
   /// Reads a descriptor to its end. The bytes are valid until the next read.
-  public func readAll(_ fd: Int32) throws(Errno) -> UnsafeRawBufferPointer {
+  ///
+  /// A file of /proc is made of records, and a read returns as many as fit into a page (fs/seq_file.c: seq_read_iter). One that
+  /// leaves room for the longest record there can be was the last: no other is needed to see the end. `longestRecord` is in bytes;
+  /// without it the file is read until nothing comes.
+  public func readAll(_ fd: Int32, longestRecord: Int? = nil) throws(Errno) -> UnsafeRawBufferPointer {
     var count = 0
     while true {
       if count == storage.count { grow() }
       let n = try syscall(
         __NR_read, Int(fd), Int(bitPattern: storage.baseAddress) + count, storage.count - count)
-      if n == 0 { break }
       count += n
+      if n == 0 { break }
+      if let longestRecord, n + longestRecord <= pageSize { break }
     }
     return UnsafeRawBufferPointer(rebasing: storage[..<count])
+  }
+
+  /// Hands out the whole lines of a descriptor, piece after piece, to its end.
+  func readLines(_ fd: Int32, _ body: (UnsafeRawBufferPointer) -> Void) throws(Errno) {
+    var count = 0
+    while true {
+      if count == storage.count { grow() }
+      let n = try syscall(__NR_read, Int(fd), Int(bitPattern: storage.baseAddress) + count, storage.count - count)
+      count += n
+      let lines = n == 0 ? count : (storage[..<count].lastIndex(of: 0x0a) ?? -1) + 1
+      body(UnsafeRawBufferPointer(rebasing: storage[..<lines]))
+      if n == 0 { return }
+      if lines < count, lines > 0 {
+        storage.copyMemory(from: UnsafeRawBufferPointer(rebasing: storage[lines..<count]))
+      }
+      count -= lines
+    }
   }
 
   private func grow() {
@@ -46,7 +68,9 @@ public struct ProcDirectory: ~Copyable {
     -> UnsafeRawBufferPointer
   {
     let file = try Descriptor.open(at: rawValue, name)
-    return try buffer.readAll(file.rawValue)
+    // Mappings have names of any length; no other file that is read here has records of more than a few dozen bytes, or it
+    // is one record as a whole.
+    return try buffer.readAll(file.rawValue, longestRecord: name.hasSuffix("maps") ? nil : 512)
   }
 
   public borrowing func open(_ name: String, _ flags: Int32 = O_RDONLY) throws(Errno) -> Descriptor {
@@ -60,23 +84,30 @@ public struct ProcDirectory: ~Copyable {
   /// The entries of a directory whose names are numbers (`task`, `fd`), in the kernel's order.
   public borrowing func numbers(in name: String, _ buffer: ReadBuffer) throws(Errno) -> [Int32] {
     let directory = try Descriptor.open(at: rawValue, name, O_RDONLY | O_DIRECTORY)
+    return try buffer.numbers(in: directory.rawValue)
+  }
+}
+
+extension ReadBuffer {
+  /// The entries of an open directory whose names are numbers, in the kernel's order.
+  public func numbers(in directory: Int32) throws(Errno) -> [Int32] {
     var numbers: [Int32] = []
     while true {
       let n = try syscall(
-        __NR_getdents64, Int(directory.rawValue), Int(bitPattern: buffer.storage.baseAddress),
-        buffer.storage.count)
-      if n == 0 { return numbers }
+        __NR_getdents64, Int(directory), Int(bitPattern: storage.baseAddress), storage.count)
       var offset = 0
       while offset < n {
         // struct linux_dirent64: u64 ino, s64 off, u16 reclen, u8 type, char name[]
-        let length = Int(buffer.storage.loadUnaligned(fromByteOffset: offset + 16, as: UInt16.self))
+        let length = Int(storage.loadUnaligned(fromByteOffset: offset + 16, as: UInt16.self))
         var cursor = ByteCursor(
-          UnsafeRawBufferPointer(rebasing: buffer.storage[(offset + 19)..<(offset + length)]))
+          UnsafeRawBufferPointer(rebasing: storage[(offset + 19)..<(offset + length)]))
         if let c = cursor.peek, c >= 0x30, c <= 0x39 {
           numbers.append(Int32(truncatingIfNeeded: cursor.decimal()))
         }
         offset += length
       }
+      // The kernel stops when an entry does not fit: where the longest one would have, there are no more.
+      if n == 0 || n + 280 <= storage.count { return numbers }
     }
   }
 }

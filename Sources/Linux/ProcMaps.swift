@@ -1,3 +1,5 @@
+import SystemPackage
+
 /// One mapping of `/proc/PID/smaps` (man 5 proc_pid_smaps).
 public struct Mapping: Equatable, Sendable {
   public var start: UInt64
@@ -13,9 +15,6 @@ public struct Mapping: Equatable, Sendable {
   /// What the kernel prints as the name: a path with octal escapes for newlines, or "[heap]" and the like.
   public var name: [UInt8]
   public var flags: VMFlags = []
-  /// Kilobytes that smaps reports.
-  public var residentKB: UInt64 = 0
-  public var swapKB: UInt64 = 0
   public var kernelPageSizeKB: UInt64 = 4
 
   public var length: UInt64 { end - start }
@@ -94,18 +93,35 @@ extension Mapping {
   /// All mappings of an smaps or maps text, in address order.
   public static func parse(_ text: UnsafeRawBufferPointer) -> [Mapping] {
     var list: [Mapping] = []
+    parse(text, into: &list)
+    return list
+  }
+
+  /// All mappings of an open smaps or maps file. It is taken page by page as the kernel hands it out: the text of many mappings is
+  /// a hundred times what is kept of it.
+  public static func readAll(_ fd: Int32, _ buffer: ReadBuffer) throws(Errno) -> [Mapping] {
+    var list: [Mapping] = []
+    try buffer.readLines(fd) { parse($0, into: &list) }
+    return list
+  }
+
+  /// Appends the mappings of some whole lines, or what they say of the last one.
+  private static func parse(_ text: UnsafeRawBufferPointer, into list: inout [Mapping]) {
     var c = ByteCursor(text)
     while let first = c.peek {
       // A mapping's own line begins with a lower-case hex digit, a property's with a capital.
       if (first >= 0x30 && first <= 0x39) || (first >= 0x61 && first <= 0x66) {
         list.append(Mapping(line: &c))
-      } else if !list.isEmpty {
-        list[list.count - 1].readProperty(&c)
+      } else if list.isEmpty {
+        c.skipLine()
       } else {
-        _ = c.line()
+        switch first {
+        case UInt8(ascii: "V"), UInt8(ascii: "K"):
+          list[list.count - 1].readProperty(&c)
+        default: c.skipLine()
+        }
       }
     }
-    return list
   }
 
   private init(line c: inout ByteCursor) {
@@ -131,7 +147,8 @@ extension Mapping {
     c.skip()
     inode = c.unsigned()
     c.skipBlanks()
-    name = [UInt8](c.line())
+    let rest = c.line()
+    name = rest.isEmpty ? [] : [UInt8](rest)
   }
 
   private mutating func readProperty(_ c: inout ByteCursor) {
@@ -149,23 +166,13 @@ extension Mapping {
         }
       }
       c.skip()
-    } else if c.startsWith("Rss:") {
-      c.skip(4)
-      c.skipBlanks()
-      residentKB = c.unsigned()
-      _ = c.line()
-    } else if c.startsWith("Swap:") {
-      c.skip(5)
-      c.skipBlanks()
-      swapKB = c.unsigned()
-      _ = c.line()
     } else if c.startsWith("KernelPageSize:") {
       c.skip(15)
       c.skipBlanks()
       kernelPageSizeKB = c.unsigned()
-      _ = c.line()
+      c.skipLine()
     } else {
-      _ = c.line()
+      c.skipLine()
     }
   }
 }

@@ -61,8 +61,9 @@ public enum CPUState {
   private static func record(_ bytes: UnsafeRawBufferPointer, _ present: UInt64) -> UserX86FpregsEntry {
     func words<T: FixedWidthInteger>(_ range: Range<Int>, _ type: T.Type) -> [T] {
       guard range.upperBound <= bytes.count else { return [] }
-      return stride(from: range.lowerBound, to: range.upperBound, by: MemoryLayout<T>.size).map {
-        bytes.loadUnaligned(fromByteOffset: $0, as: T.self)
+      return [T](unsafeUninitializedCapacity: range.count / MemoryLayout<T>.size) { words, count in
+        count = words.count
+        UnsafeMutableRawBufferPointer(words).copyMemory(from: UnsafeRawBufferPointer(rebasing: bytes[range]))
       }
     }
     func component<T: FixedWidthInteger>(_ component: Component, _ type: T.Type) -> [T] {

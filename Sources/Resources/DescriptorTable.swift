@@ -7,31 +7,33 @@ import Tracee
 
 /// The descriptors of a process: which number names which file description, and close-on-exec.
 public enum DescriptorTable {
-  /// Looks at every descriptor. What cannot be dumped is returned in words; nothing has been changed.
-  public static func survey(_ task: DumpedTask, _ options: DumpOptions, _ buffer: ReadBuffer) throws(Failure)
-    -> [String]
-  {
-    var objections: [String] = []
+  /// Looks at every descriptor. What cannot be dumped is returned in words; nothing has been changed. `parent` has been looked at
+  /// before.
+  public static func survey(
+    _ task: DumpedTask, parent: DumpedTask?, _ options: DumpOptions, _ buffer: ReadBuffer
+  ) throws(Failure) -> [String] {
+    // Since Linux 6.2 the size is the number of descriptors (fs/proc/fd.c: proc_fd_getattr).
+    let count = try about("\(task.description): counting its descriptors") { () throws(Errno) in
+      Int(try fstat(at: task.directory.rawValue, "fd").st_size)
+    }
+    if let parent { task.descriptors = inherited(task, from: parent, count: count) }
+    if count > 0, task.descriptors.count == count { return [] }
+
+    let examiner = try DescriptorExaminer(task)
     let numbers = try about("\(task.description): reading its descriptors") { () throws(Errno) in
-      try task.directory.numbers(in: "fd", buffer)
+      try buffer.numbers(in: examiner.links.rawValue)
     }
-    if numbers.isEmpty { return [] }
-    let links = try about("\(task.description): fd") { () throws(Errno) in
-      try task.directory.open("fd", O_RDONLY | O_DIRECTORY)
-    }
-    let infos = try about("\(task.description): fdinfo") { () throws(Errno) in
-      try task.directory.open("fdinfo", O_RDONLY | O_DIRECTORY)
-    }
+    var objections: [String] = []
+    let known = Dictionary(task.descriptors.map { ($0.number, $0) }, uniquingKeysWith: { first, _ in first })
+    task.descriptors = []
     task.descriptors.reserveCapacity(numbers.count)
     for number in numbers {
-      let name = String(number)
-      let file = try about("\(task.description): descriptor \(number)") { () throws(Errno) in
-        var file = DumpedFile(
-          pid: task.pid, number: number, procPath: "fd/\(name)", link: try readlink(at: links.rawValue, name),
-          stat: try fstat(at: links.rawValue, name))
-        let info = try Descriptor.open(at: infos.rawValue, name)
-        file.info = FdInfo(try buffer.readAll(info.rawValue))
-        return file
+      if let descriptor = known[number] {
+        task.descriptors.append(descriptor)
+        continue
+      }
+      let (file, closesOnExec) = try about("\(task.description): descriptor \(number)") { () throws(Errno) in
+        try examiner.examine(number, buffer)
       }
       guard let kind = fileKinds.first(where: { $0.matches(file) }) else {
         objections.append("\(file.description): \(UnsupportedFile.feature(file))")
@@ -40,20 +42,36 @@ public enum DescriptorTable {
       if let objection = kind.objection(file, options) {
         objections.append("\(file.description): \(objection)")
       }
-      task.descriptors.append((file, kind))
+      task.descriptors.append(
+        DumpedDescriptor(number: number, file: DumpedDescription(file, kind), closesOnExec: closesOnExec))
     }
     return objections
+  }
+
+  /// The descriptors that name the very description that the parent has under the same number: there is nothing new to find out
+  /// about those.
+  private static func inherited(_ task: DumpedTask, from parent: DumpedTask, count: Int) -> [DumpedDescriptor] {
+    // A parent with many others is not worth the comparisons.
+    guard parent.descriptors.count <= 4 * count else { return [] }
+    var list: [DumpedDescriptor] = []
+    for descriptor in parent.descriptors {
+      let number = Int(descriptor.number)
+      // EBADF: it has no such descriptor.
+      guard let order = try? kcmp(task.pid, parent.pid, .file, number, number), order == 0 else { continue }
+      list.append(DumpedDescriptor(number: descriptor.number, file: descriptor.file, closesOnExec: nil))
+    }
+    return list
   }
 
   /// Records what the survey found.
   public static func record(_ task: DumpedTask, _ dump: DumpContext) throws(Failure) {
     task.descriptorEntries.reserveCapacity(task.descriptors.count)
-    for (file, kind) in task.descriptors {
+    for descriptor in task.descriptors {
       var entry = FdinfoEntry()
-      entry.id = try dump.files.id(of: file, kind: kind, dump)
-      entry.fd = UInt32(file.number)
-      entry.flags = file.info.flags & UInt32(O_CLOEXEC) != 0 ? 1 : 0  // FD_CLOEXEC
-      entry.type = kind.type
+      entry.id = try descriptor.file.id(dump)
+      entry.fd = UInt32(descriptor.number)
+      entry.flags = descriptor.closesOnExec == true ? 1 : 0  // FD_CLOEXEC
+      entry.type = descriptor.file.kind.type
       task.descriptorEntries.append(entry)
     }
   }

@@ -19,6 +19,8 @@ public final class DumpContext {
   var ghosts: [FileTable.Key: UInt32] = [:]
   /// Named pipes that have been recorded, and their pipe_id.
   var fifos: [FileTable.Key: UInt32] = [:]
+  /// Unnamed pipes whose content has been recorded.
+  var pipes: Set<UInt32> = []
   /// Files behind mappings, by what maps shows of them, so that a library is looked at once for the whole tree.
   struct MappedFile: Hashable {
     var major: UInt32
@@ -114,21 +116,21 @@ public final class FileTable {
       device: UInt64(file.stat.st_dev), inode: UInt64(file.stat.st_ino),
       flags: file.info.flags & descriptionFlags,
       position: file.info.position, link: file.isAnonymous ? [] : file.link)
-    var members = alike[key] ?? []
     var low = 0
-    var high = members.count
-    while low < high {
-      let middle = (low + high) / 2
-      let order = try about("\(file.description): kcmp") { () throws(Errno) in
-        try kcmp(file.pid, members[middle].pid, .file, Int(file.number), Int(members[middle].number))
+    if let members = alike[key] {
+      var high = members.count
+      while low < high {
+        let middle = (low + high) / 2
+        let order = try about("\(file.description): kcmp") { () throws(Errno) in
+          try kcmp(file.pid, members[middle].pid, .file, Int(file.number), Int(members[middle].number))
+        }
+        if order == 0 { return members[middle].id }
+        if order < 0 { high = middle } else { low = middle + 1 }
       }
-      if order == 0 { return members[middle].id }
-      if order < 0 { high = middle } else { low = middle + 1 }
     }
     let id = nextNumber()
     append(try record(file, kind, id, dump))
-    members.insert(Member(pid: file.pid, number: file.number, id: id), at: low)
-    alike[key] = members
+    alike[key, default: []].insert(Member(pid: file.pid, number: file.number, id: id), at: low)
     return id
   }
 

@@ -16,8 +16,7 @@ public final class DumpedTask {
   public var memory = MmEntry()
   public var ids = TaskKobjIdsEntry()
   public var fs = FsEntry()
-  /// Its descriptors, with the kind of each.
-  public var descriptors: [(file: DumpedFile, kind: any FileKind.Type)] = []
+  public var descriptors: [DumpedDescriptor] = []
   public var descriptorEntries: [FdinfoEntry] = []
   public var core = CoreEntry()
   /// Those that are not the tracer's own.
@@ -40,6 +39,9 @@ public final class DumpedTask {
     self.stat = stat
     self.status = status
   }
+
+  /// How many descriptors there are whose close-on-exec flag the task has to be asked for.
+  public var unknownFlags: Int { descriptors.count { $0.closesOnExec == nil } }
 
   public var isZombie: Bool { threads.isEmpty }
 

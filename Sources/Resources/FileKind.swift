@@ -67,6 +67,10 @@ public struct DumpedFile {
   public var link: [UInt8]
   public var stat: Glibc.stat
   public var info = FdInfo()
+  /// Who gets its signals, if that was asked already.
+  var fown: FownEntry?
+  /// Whether it is a pipe, and one with nothing in it, of this many bytes.
+  var isEmptyPipe: UInt32?
 
   public var linkText: String { link.text }
   public var isAnonymous: Bool { link.first != UInt8(ascii: "/") }
@@ -79,6 +83,7 @@ public struct DumpedFile {
 
   /// Who gets the description's signals.
   func owner() throws(Failure) -> FownEntry {
+    if let fown { return fown }
     let duplicate = try duplicate()
     return try about("reading its owner") { () throws(Errno) in try FownEntry(of: duplicate.rawValue) }
   }

@@ -17,9 +17,15 @@ public enum Pipe: FileKind {
     pipe.pipeId = UInt32(truncatingIfNeeded: file.stat.st_ino)
     pipe.flags = file.info.flags & descriptionFlags
     try about(file.description) { () throws(Failure) in
-      let end = try file.duplicate()
-      pipe.fown = try about("reading its owner") { () throws(Errno) in try FownEntry(of: end.rawValue) }
-      if !dump.pipeData.contains(where: { $0.entry.pipeId == pipe.pipeId }) {
+      pipe.fown = try file.owner()
+      guard dump.pipes.insert(pipe.pipeId).inserted else { return }
+      if let size = file.isEmptyPipe {
+        var entry = PipeDataEntry()
+        entry.pipeId = pipe.pipeId
+        entry.size = size
+        dump.pipeData.append((entry, []))
+      } else {
+        let end = try file.duplicate()
         dump.pipeData.append(try content(of: end.rawValue, pipeID: pipe.pipeId))
       }
     }
@@ -28,6 +34,25 @@ public enum Pipe: FileKind {
     entry.id = id
     entry.pipe = pipe
     return entry
+  }
+
+  /// st_dev of all unnamed pipes: there is one mount of their file system, the kernel's own (fs/pipe.c).
+  static let device: UInt64? = {
+    do throws(Errno) {
+      let ends = try PipeEnds(flags: 0)
+      return UInt64(try fstat(at: ends.read.rawValue).st_dev)
+    } catch {
+      return nil
+    }
+  }()
+
+  /// The size in bytes of a pipe with nothing in it; `nil` if there is something.
+  static func isEmpty(_ end: Int32) throws(Errno) -> UInt32? {
+    var bytes: Int32 = 0
+    try withUnsafeMutablePointer(to: &bytes) { pointer throws(Errno) in
+      _ = try syscall(__NR_ioctl, Int(end), 0x541b /* FIONREAD */, Int(bitPattern: pointer))
+    }
+    return bytes == 0 ? UInt32(try syscall(__NR_fcntl, Int(end), F_GETPIPE_SZ)) : nil
   }
 
   /// Copies what is in a pipe without taking it out (man 2 tee).

@@ -44,10 +44,7 @@ public enum RegularFile: FileKind {
     reg.mode = file.stat.st_mode
     reg.name = file.link
     if file.number >= 0 && reg.flags & UInt32(O_PATH) == 0 {
-      reg.fown = try about(file.description) { () throws(Failure) in
-        let duplicate = try file.duplicate()
-        return try about("reading its owner") { () throws(Errno) in try FownEntry(of: duplicate.rawValue) }
-      }
+      reg.fown = try about(file.description) { () throws(Failure) in try file.owner() }
     }
     if file.format == S_IFREG {
       reg.size = UInt64(file.stat.st_size)

@@ -20,7 +20,7 @@ public protocol TaskState: SendableMetatype {
 /// State of a whole process, in the order in which it is restored. The thread that runs these is the leader.
 public let processStates: [any TaskState.Type] = [
   AddressSpace.self, SignalActions.self, ProcessAttributes.self, IntervalTimers.self, PosixTimers.self,
-  ResourceLimits.self,
+  ResourceLimits.self, CloseOnExecFlags.self,
 ]
 
 /// State of each thread, in the order in which it is restored. Credentials come last: they take away

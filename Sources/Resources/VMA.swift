@@ -74,6 +74,7 @@ let lastingAdvice: [(flag: VMFlags, advice: Int)] = [
 extension Mapping {
   /// Why it cannot be dumped, in a few words; `nil` if it can.
   var objection: String? {
+    if name.isEmpty, flags.isDisjoint(with: Self.suspicious) { return nil }
     let text = name.text
     if flags.contains(.shadowStack) { return "a shadow stack (shadow-stack)" }
     if flags.contains(.sealed) && !isKernelMade { return "a sealed mapping (mseal)" }
@@ -92,6 +93,11 @@ extension Mapping {
 
   /// A System V shared memory segment; its identifier is the inode number (ipc/shm.c: newseg).
   var isSystemV: Bool { isShared && major == 0 && name.starts(with: "/SYSV".utf8) && name.count == 23 }
+
+  /// What may be said against a mapping without a name.
+  private static let suspicious: VMFlags = [
+    .shadowStack, .sealed, .userfaultMissing, .userfaultMinor, .userfaultWriteProtect, .io, .pfnMap, .mixedMap,
+  ]
 
   var isKernelMade: Bool {
     name.first == UInt8(ascii: "[") && (name.starts(with: "[v".utf8)) && isVirtualName

@@ -16,6 +16,9 @@ public struct Slot: @unchecked Sendable {
   private static let maskOffset = MemoryLayout<executor_slot>.offset(of: \.home_signal_mask) ?? 696
   private static let recordSize = MemoryLayout<syscall_record>.size
 
+  /// How much larger a slot must be for so many calls more, in bytes of whole pages.
+  static func bytes(calls: Int) -> Int { Int(pageAlignUp(UInt64(3 * calls * recordSize))) }
+
   /// A third of the room is for calls, the rest for their data.
   var recordCapacity: Int { (size - Self.recordsOffset) / 3 / Self.recordSize }
   private var dataOffset: Int { Self.recordsOffset + recordCapacity * Self.recordSize }

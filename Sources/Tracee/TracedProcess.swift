@@ -33,9 +33,9 @@ public final class TracedProcess {
   private static let leaderSlot = 16 * pageSize
   private static let threadSlot = 2 * pageSize
 
-  /// Maps an area into the process and here.
-  public func open(_ deadManSwitch: DeadManSwitch) throws(Failure) {
-    let sizes = threads.indices.map { $0 == 0 ? Self.leaderSlot : Self.threadSlot }
+  /// Maps an area into the process and here. The leader's slot has room for so many calls more than every leader makes.
+  public func open(_ deadManSwitch: DeadManSwitch, calls: Int = 0) throws(Failure) {
+    let sizes = threads.indices.map { $0 == 0 ? Self.leaderSlot + Slot.bytes(calls: calls) : Self.threadSlot }
     let size = ExecutorArea.size(slots: sizes)
     let leader = threads[0]
     foothold = leader.makeFoothold(in: pid, vdso: vdso)
