@@ -52,7 +52,7 @@ void   img__mnt_entry__free_unpacked
   assert(message->base.descriptor == &img__mnt_entry__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
-static const ProtobufCFieldDescriptor img__mnt_entry__field_descriptors[18] =
+static const ProtobufCFieldDescriptor img__mnt_entry__field_descriptors[22] =
 {
   {
     "fstype",
@@ -270,6 +270,54 @@ static const ProtobufCFieldDescriptor img__mnt_entry__field_descriptors[18] =
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "is_outer",
+    1000,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Img__MntEntry, has_is_outer),
+    offsetof(Img__MntEntry, is_outer),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "outer_path",
+    1001,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Img__MntEntry, outer_path),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "pid_ns_id",
+    1002,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Img__MntEntry, has_pid_ns_id),
+    offsetof(Img__MntEntry, pid_ns_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "ipc_ns_id",
+    1003,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Img__MntEntry, has_ipc_ns_id),
+    offsetof(Img__MntEntry, ipc_ns_id),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned img__mnt_entry__field_indices_by_name[] = {
   15,   /* field[15] = deleted */
@@ -279,11 +327,15 @@ static const unsigned img__mnt_entry__field_indices_by_name[] = {
   13,   /* field[13] = fsname */
   0,   /* field[0] = fstype */
   14,   /* field[14] = internal_sharing */
+  21,   /* field[21] = ipc_ns_id */
+  18,   /* field[18] = is_outer */
   10,   /* field[10] = master_id */
   1,   /* field[1] = mnt_id */
   6,   /* field[6] = mountpoint */
   8,   /* field[8] = options */
+  19,   /* field[19] = outer_path */
   3,   /* field[3] = parent_mnt_id */
+  20,   /* field[20] = pid_ns_id */
   5,   /* field[5] = root */
   2,   /* field[2] = root_dev */
   16,   /* field[16] = sb_flags */
@@ -291,10 +343,11 @@ static const unsigned img__mnt_entry__field_indices_by_name[] = {
   7,   /* field[7] = source */
   11,   /* field[11] = with_plugin */
 };
-static const ProtobufCIntRange img__mnt_entry__number_ranges[1 + 1] =
+static const ProtobufCIntRange img__mnt_entry__number_ranges[2 + 1] =
 {
   { 1, 0 },
-  { 0, 18 }
+  { 1000, 18 },
+  { 0, 22 }
 };
 const ProtobufCMessageDescriptor img__mnt_entry__descriptor =
 {
@@ -304,10 +357,10 @@ const ProtobufCMessageDescriptor img__mnt_entry__descriptor =
   "Img__MntEntry",
   "img",
   sizeof(Img__MntEntry),
-  18,
+  22,
   img__mnt_entry__field_descriptors,
   img__mnt_entry__field_indices_by_name,
-  1,  img__mnt_entry__number_ranges,
+  2,  img__mnt_entry__number_ranges,
   (ProtobufCMessageInit) img__mnt_entry__init,
   NULL,NULL,NULL    /* reserved[123] */
 };

@@ -20,7 +20,7 @@ struct Survey {
 
   /// Namespaces whose kinds a task may not differ in from this process.
   private static let namespaces = [
-    (name: "mnt", feature: "mnt-ns"), ("net", "net-ns"), ("user", "user-ns"), ("cgroup", "cgroup-ns"), ("time", "time-ns"),
+    (name: "net", feature: "net-ns"), ("user", "user-ns"), ("cgroup", "cgroup-ns"), ("time", "time-ns"),
     ("time_for_children", "time-ns"),
   ]
 
@@ -46,7 +46,7 @@ struct Survey {
       if let objection = try lookAtPIDNamespaces(of: dumped, isZombie: task.isZombie) { objections.append(objection) }
       if task.isZombie { continue }
       try table.look(at: dumped)
-      try look(at: dumped, task, own, options)
+      try look(at: dumped, task, own, table, options)
     }
     objections += try table.objections()
     namespaces = table
@@ -78,7 +78,7 @@ struct Survey {
   }
 
   private mutating func look(
-    at task: DumpedTask, _ frozen: FrozenTask, _ own: [[UInt8]], _ options: DumpOptions
+    at task: DumpedTask, _ frozen: FrozenTask, _ own: [[UInt8]], _ table: NamespaceTable, _ options: DumpOptions
   )
     throws(Failure)
   {
@@ -126,6 +126,10 @@ struct Survey {
     }
     task.nameTimersThreads()
     for thread in frozen.threads where thread.tid != task.pid {
+      let objection = try about("\(task.description): thread \(thread.tid)") { () throws(Errno) in
+        try table.look(at: thread.tid, of: task)
+      }
+      if let objection { objections.append(objection) }
       for (kind, feature) in [(KernelObject.files, "unshare-files"), (.fs, "unshare-fs")] {
         let order = try about("\(task.description): kcmp with thread \(thread.tid)") { () throws(Errno) in
           try kcmp(task.pid, thread.tid, kind)
@@ -138,6 +142,7 @@ struct Survey {
     }
     objections += try DescriptorTable.survey(task, parent: byPID[task.parent], options, buffer)
     byPID[task.pid] = task
+    objections += table.objections(to: task)
     if let vdso = task.mappings.first(where: { $0.name == Array("[vdso]".utf8) }) {
       task.process = try TracedProcess(pid: task.pid, threads: frozen.threads, vdso: vdso.start)
     } else {

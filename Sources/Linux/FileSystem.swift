@@ -16,6 +16,67 @@ public enum FileSystem {
     return Descriptor(Int32(try syscall(__NR_fsmount, Int(context.rawValue), 1 /* FSMOUNT_CLOEXEC */)))
   }
 
+  /// Makes a whole file system read-only (man 2 fspick).
+  public static func makeReadOnly(_ mount: Int32) throws(Errno) {
+    // FSPICK_CLOEXEC | FSPICK_EMPTY_PATH
+    let context = Descriptor(Int32(try syscall(__NR_fspick, Int(mount), path: "", 9)))
+    try configure(context.rawValue, "ro", nil)
+    try syscall(__NR_fsconfig, Int(context.rawValue), 7 /* FSCONFIG_CMD_RECONFIGURE */)
+  }
+
+  /// Copies one mount, without what is mounted in it: a descriptor of the copy (man 2 open_tree). An empty path means the descriptor
+  /// itself.
+  public static func copy(at directory: Int32 = AT_FDCWD, _ path: String = "") throws(Errno) -> Descriptor {
+    let flags = 0x8_0001 | (path.isEmpty ? AT_EMPTY_PATH : 0) | AT_SYMLINK_NOFOLLOW  // OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC
+    return Descriptor(Int32(try syscall(__NR_open_tree, Int(directory), path: path, Int(flags))))
+  }
+
+  /// Puts a mount that is nowhere yet onto a file or directory (man 2 move_mount).
+  public static func attach(_ mount: Int32, to target: Int32) throws(Errno) {
+    let result = "".withCString { empty in
+      cl_syscall(
+        Int(__NR_move_mount), Int(mount), Int(bitPattern: empty), Int(target), Int(bitPattern: empty),
+        0x44 /* MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH */, 0)
+    }
+    if result < 0 { throw Errno(rawValue: Int32(-result)) }
+  }
+
+  /// Sets the flags (MS_RDONLY and the like) of a mount, and how it propagates: MS_PRIVATE or MS_UNBINDABLE (man 2 mount_setattr).
+  public static func setAttributes(of mount: Int32, flags: UInt32, propagation: UInt32) throws(Errno) {
+    // MOUNT_ATTR_RDONLY, _NOSUID, _NODEV and _NOEXEC are the MS_ flags.
+    var set = UInt64(flags & 15)
+    if flags & 256 != 0 { set |= 0x20_0000 }  // MOUNT_ATTR_NOSYMFOLLOW
+    if flags & 2048 != 0 { set |= 0x80 }  // MOUNT_ATTR_NODIRATIME
+    if flags & 1024 != 0 {
+      set |= 0x10  // MOUNT_ATTR_NOATIME
+    } else if flags & 1 << 21 == 0 {
+      set |= 0x20  // MOUNT_ATTR_STRICTATIME
+    }
+    // struct mount_attr: attr_set, attr_clr, propagation, userns_fd
+    var attributes = (set, UInt64(15 | 0x20_0000 | 0x80 | 0x70) & ~(set & ~0x70), UInt64(propagation), UInt64(0))
+    try withUnsafeMutablePointer(to: &attributes) { pointer throws(Errno) in
+      let result = "".withCString {
+        cl_syscall(
+          Int(__NR_mount_setattr), Int(mount), Int(bitPattern: $0), Int(AT_EMPTY_PATH), Int(bitPattern: pointer), 32, 0)
+      }
+      if result < 0 { throw Errno(rawValue: Int32(-result)) }
+    }
+  }
+
+  /// Opens a place below a directory as a mere place (O_PATH), without going through any other mount or symbolic link (man 2 openat2).
+  public static func place(in directory: Int32, _ path: [UInt8]) throws(Errno) -> Descriptor {
+    if path.isEmpty { return Descriptor(Int32(try syscall(__NR_fcntl, Int(directory), 1030 /* F_DUPFD_CLOEXEC */, 0))) }
+    // struct open_how: flags, mode, resolve (RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH)
+    var how = (UInt64(UInt32(bitPattern: O_PATH | O_CLOEXEC | O_NOFOLLOW)), UInt64(0), UInt64(0x01 | 0x04 | 0x08))
+    let result = withUnsafeMutablePointer(to: &how) { how in
+      path.text.withCString {
+        cl_syscall(Int(__NR_openat2), Int(directory), Int(bitPattern: $0), Int(bitPattern: how), 24, 0, 0)
+      }
+    }
+    if result < 0 { throw Errno(rawValue: Int32(-result)) }
+    return Descriptor(Int32(result))
+  }
+
   /// FSCONFIG_SET_FLAG 0, FSCONFIG_SET_STRING 1.
   private static func configure(_ context: Int32, _ key: String, _ value: String?) throws(Errno) {
     let result = key.withCString { key in

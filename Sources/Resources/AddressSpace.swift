@@ -89,6 +89,7 @@ public struct AddressSpace: TaskState {
           stat: try fstat(at: task.directory.rawValue, link))
       }
       file.info.flags = UInt32(flags)
+      try file.findMount(task, dump)
       return try dump.files.id(ofNamed: file, kind: RegularFile.self, dump)
     }
   }
@@ -99,7 +100,7 @@ public struct AddressSpace: TaskState {
   ) throws(Failure) -> UInt32 {
     let key = DumpContext.MappedFile(
       major: mapping.major, minor: mapping.minor, inode: mapping.inode, flags: entry.fdflags ?? 0,
-      name: mapping.name)
+      name: mapping.name, namespace: task.namespace(MountNamespace.self)?.id ?? 0)
     if let known = dump.mappedFiles[key] {
       if known.isMemfd { status |= VMAStatus.memfd.rawValue }
       return known.id
@@ -113,6 +114,7 @@ public struct AddressSpace: TaskState {
           stat: try fstat(at: task.directory.rawValue, path))
       }
       file.info.flags = entry.fdflags ?? 0
+      try file.findMount(task, dump)
       guard let kind = fileKinds.first(where: { $0.matches(file) }) else {
         throw Failure("\(file.linkText) cannot be mapped again")
       }

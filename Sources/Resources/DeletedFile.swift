@@ -10,12 +10,13 @@ enum DeletedFile {
   private static let suffix = Array(" (deleted)".utf8)
 
   /// The path that the file had; `nil` if it is still there.
-  static func nameIfDeleted(_ file: DumpedFile) throws(Failure) -> [UInt8]? {
+  static func nameIfDeleted(_ file: DumpedFile, _ dump: DumpContext) throws(Failure) -> [UInt8]? {
     guard file.link.count > suffix.count, file.link.suffix(suffix.count).elementsEqual(suffix) else {
       return nil
     }
     // A name may end like that by itself.
-    if let st = try? fstat(at: AT_FDCWD, file.linkText, followLinks: false), st.st_ino == file.stat.st_ino,
+    let path = (dump.namespaces?.place(of: file)?.prefix ?? "") + file.linkText
+    if let st = try? fstat(at: AT_FDCWD, path, followLinks: false), st.st_ino == file.stat.st_ino,
       st.st_dev == file.stat.st_dev
     {
       return nil
@@ -46,13 +47,13 @@ enum DeletedFile {
     let id = dump.files.nextNumber()
     let directory = name[..<(name.lastIndex(of: UInt8(ascii: "/")) ?? 0)]
     let path = directory + Array("/link_remap.\(id)".utf8)
+    let place = dump.namespaces?.place(of: file)
     let source = "/proc/\(file.pid)/\(file.procPath)"
     try about("\(file.description): linking it as \(Array(path).text)") { () throws(Errno) in
       let result = source.withCString { source in
-        Array(path + [0]).withUnsafeBytes {
+        ((place?.prefix ?? "") + Array(path).text).withCString {
           cl_syscall(
-            Int(__NR_linkat), Int(AT_FDCWD), Int(bitPattern: source), Int(AT_FDCWD),
-            Int(bitPattern: $0.baseAddress),
+            Int(__NR_linkat), Int(AT_FDCWD), Int(bitPattern: source), Int(AT_FDCWD), Int(bitPattern: $0),
             0x400 /* AT_SYMLINK_FOLLOW */, 0)
         }
       }
@@ -62,6 +63,7 @@ enum DeletedFile {
     reg.id = id
     reg.name = Array(path)
     reg.mode = file.stat.st_mode
+    if let place, place.namespace != nil { reg.mntId = place.mount.id }
     var entry = FileEntry()
     entry.type = .reg
     entry.id = id
@@ -154,9 +156,11 @@ enum DeletedFile {
     switch remap.remapType ?? .linked {
     case .linked:
       let linked = try RegularFile.part(of: try restore.entry(remap.remapId, for: "file \(reg.name.text)"))
+      let path = try restore.path(of: linked)
+      let name = try restore.path(of: reg)
       return try about("opening \(linked.name.text)") { () throws(Errno) in
-        restore.linksToRemove.insert(linked.name.text)
-        return try reopen(linked.name.text, as: reg.name, flags)
+        restore.linksToRemove.insert(path)
+        return try reopen(path, as: name, flags)
       }
     case .ghost:
       let master = try ghost(remap, reg, restore)
@@ -174,8 +178,9 @@ enum DeletedFile {
   static func path(_ reg: RegFileEntry, _ remap: RemapFilePathEntry, _ restore: RestoreContext) throws(Failure) -> String {
     if remap.remapType == .ghost { return "/proc/self/fd/\(try ghost(remap, reg, restore))" }
     let linked = try RegularFile.part(of: try restore.entry(remap.remapId, for: "file \(reg.name.text)"))
-    restore.linksToRemove.insert(linked.name.text)
-    return linked.name.text
+    let path = try restore.path(of: linked)
+    restore.linksToRemove.insert(path)
+    return path
   }
 
   /// A descriptor of a ghost file; made if it is asked for the first time.
@@ -184,14 +189,13 @@ enum DeletedFile {
   {
     let key = "ghost \(remap.remapId)"
     if restore.kept(key) == nil {
-      restore.keep(try makeGhost(remap.remapId, reg.name, restore), as: key)
+      restore.keep(try makeGhost(remap.remapId, try restore.path(of: reg), restore), as: key)
     }
     return restore.kept(key) ?? -1
   }
 
   /// Opens `path` under another name, which it has only while it is opened, so that the kernel shows that name.
-  private static func reopen(_ path: String, as name: [UInt8], _ flags: Int32) throws(Errno) -> Descriptor {
-    let wanted = name.text
+  private static func reopen(_ path: String, as wanted: String, _ flags: Int32) throws(Errno) -> Descriptor {
     do {
       try linkat(path, wanted)
     } catch .fileExists {
@@ -213,7 +217,7 @@ enum DeletedFile {
   }
 
   /// Makes the file again, fills it, gives it its old name for the moment of an open, and takes the name away.
-  private static func makeGhost(_ number: UInt32, _ name: [UInt8], _ restore: RestoreContext) throws(Failure)
+  private static func makeGhost(_ number: UInt32, _ path: String, _ restore: RestoreContext) throws(Failure)
     -> Descriptor
   {
     var image = try asFailure { () throws(ImageError) in
@@ -222,7 +226,6 @@ enum DeletedFile {
     guard let entry = try image.read(GhostFileEntry.self) else {
       throw Failure("ghost-file-\(number).img is empty")
     }
-    let path = name.text
     let directory = path.prefix(through: path.lastIndex(of: "/") ?? path.startIndex)
     if entry.mode & S_IFMT == S_IFDIR {
       return try about("making the deleted directory") { () throws(Errno) in
@@ -256,7 +259,7 @@ enum DeletedFile {
           _ = try syscall(__NR_utimensat, Int(file.rawValue), 0, Int(bitPattern: pointer), 0)
         }
       }
-      return try reopen("/proc/self/fd/\(file.rawValue)", as: name, O_RDWR)
+      return try reopen("/proc/self/fd/\(file.rawValue)", as: path, O_RDWR)
     }
   }
 

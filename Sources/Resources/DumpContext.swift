@@ -28,12 +28,16 @@ public final class DumpContext {
     var inode: UInt64
     var flags: UInt32
     var name: [UInt8]
+    /// The mount namespace of the task.
+    var namespace: UInt32
   }
   var mappedFiles: [MappedFile: (id: UInt32, isMemfd: Bool)] = [:]
   /// Anonymous shared mappings whose content is to be written, each through the first task that has it.
   public var sharedSegments: [(pid: Int32, mapping: Mapping)] = []
   public var shmems = SharedMemoryTable()
   public var namespaces: NamespaceTable?
+  /// Devices of the tree's own file systems whose content has been recorded.
+  var fileSystems: Set<UInt32> = []
   /// The processes of the tree that have a descriptor table of their own, in the tracer's PID namespace.
   public var processes: [Int32] = []
   /// PIDs and TIDs of the tree in the root's PID namespace, by those in the tracer's, where these are not the same ones.
@@ -87,6 +91,7 @@ public final class FileTable {
     var flags: UInt32
     var position: UInt64
     var link: [UInt8]
+    var mount: Int32 = -1
   }
 
   private struct Member {
@@ -148,7 +153,7 @@ public final class FileTable {
   {
     let key = Key(
       device: UInt64(file.stat.st_dev), inode: UInt64(file.stat.st_ino), flags: file.info.flags, position: 0,
-      link: file.link)
+      link: file.link, mount: file.info.mountID)
     if let id = named[key] { return id }
     let id = nextNumber()
     append(try record(file, kind, id, dump))

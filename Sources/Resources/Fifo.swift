@@ -92,7 +92,7 @@ public enum Fifo: FileKind {
 
   /// The path that opens it now.
   private static func place(_ path: FileEntry, _ reg: RegFileEntry, _ restore: RestoreContext) throws(Failure) -> String {
-    guard let remap = restore.remaps[path.id] else { return reg.name.text }
+    guard let remap = restore.remaps[path.id] else { return try restore.path(of: reg) }
     return try DeletedFile.path(reg, remap, restore)
   }
 

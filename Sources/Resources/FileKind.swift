@@ -81,6 +81,17 @@ public struct DumpedFile {
       ? "task \(pid): descriptor \(number) -> \(linkText)" : "task \(pid): \(procPath) -> \(linkText)"
   }
 
+  /// Notes the mount of a file that has no descriptor to tell it. Without mount namespaces in the tree, all have the tracer's.
+  mutating func findMount(_ task: DumpedTask, _ dump: DumpContext) throws(Failure) {
+    guard let table = dump.namespaces, table.hasMounts else { return }
+    info.mountID = try about("its mount: statx") { () throws(Errno) in
+      try mountID(at: task.directory.rawValue, procPath)
+    }
+    if !isAnonymous, !link.starts(with: "/memfd:".utf8), table.place(of: self) == nil {
+      throw Failure("\(description): a file on a mount that is in no namespace of the tree (mount)")
+    }
+  }
+
   /// Who gets the description's signals.
   func owner() throws(Failure) -> FownEntry {
     if let fown { return fown }

@@ -30,7 +30,11 @@ public enum FileSystemContext {
     let place = "task \(task.pid)"
     let root = try RegularFile.part(of: restore.entry(fs.rootId, for: place))
     sequence.makeRoom(calls: 8)
-    if root.name != [UInt8(ascii: "/")] {
+    let kind = namespaceKinds.firstIndex { $0 == MountNamespace.self } ?? 0
+    // Who entered a mount namespace has its root directory.
+    if root.name != [UInt8(ascii: "/")]
+      || restore.mounts.namespace(of: root.mount) ?? 0 != restore.namespaces.id(kind, of: task)
+    {
       let fd = sequence.fetch(try restore.descriptor(fs.rootId, for: place), restore)
       sequence.current.call(__NR_fchdir, fd, for: "going to its root directory")
       sequence.current.call(

@@ -18,6 +18,9 @@ public protocol NamespaceKind: SendableMetatype {
   static func id(in ids: TaskKobjIdsEntry) -> UInt32?
   static func set(_ id: UInt32, in ids: inout TaskKobjIdsEntry)
 
+  /// Looks at a namespace when its first task is found.
+  static func found(_ namespace: DumpedNamespace, _ table: NamespaceTable) throws(Failure)
+
   /// What of the namespace cannot be dumped, in words. Nothing has been changed yet.
   static func objections(_ namespace: DumpedNamespace, _ table: NamespaceTable) throws(Failure) -> [String]
 
@@ -35,12 +38,15 @@ public protocol NamespaceKind: SendableMetatype {
 }
 
 extension NamespaceKind {
+  public static func found(_ namespace: DumpedNamespace, _ table: NamespaceTable) throws(Failure) {}
   public static func objections(_ namespace: DumpedNamespace, _ table: NamespaceTable) throws(Failure) -> [String] { [] }
   public static func finish(_ id: UInt32, _ restore: RestoreContext) throws(Failure) {}
 }
 
 /// All kinds that can be dumped and restored, in the order in which they are made: mounts may be of other namespaces.
-public let namespaceKinds: [any NamespaceKind.Type] = [UTSNamespace.self, IPCNamespace.self]
+public let namespaceKinds: [any NamespaceKind.Type] = [
+  UTSNamespace.self, IPCNamespace.self, MountNamespace.self,
+]
 
 /// A namespace of a tree under dump.
 public final class DumpedNamespace {
@@ -77,6 +83,9 @@ public final class DumpedNamespace {
 /// The namespaces of a tree under dump, but for those that the tracer lives in too.
 public final class NamespaceTable {
   public private(set) var namespaces: [DumpedNamespace] = []
+  /// Those who live in any, own or not.
+  private(set) var tasks: [DumpedTask] = []
+  let mounts: DumpedMounts
   /// The tracer's own, in the order of `namespaceKinds`.
   private let own: [[UInt8]]
 
@@ -96,10 +105,13 @@ public final class NamespaceTable {
     var links: [[UInt8]] = []
     for kind in namespaceKinds { links.append(try directory.link("ns/" + kind.name)) }
     own = links
+    mounts = try DumpedMounts()
   }
 
   /// Finds out which namespaces a task lives in.
   public func look(at task: DumpedTask) throws(Failure) {
+    tasks.append(task)
+    var new: [DumpedNamespace] = []
     try about("\(task.description): reading its namespaces") { () throws(Errno) in
       for (kind, own) in zip(namespaceKinds, own) {
         let link = try task.directory.link("ns/" + kind.name)
@@ -108,14 +120,29 @@ public final class NamespaceTable {
           task.namespaces.append(known)
           continue
         }
-        let new = DumpedNamespace(
+        let namespace = DumpedNamespace(
           kind, id: Self.lastOwnID + 1 + UInt32(namespaces.count), link: link, task: task,
           descriptor: try task.directory.open("ns/" + kind.name))
-        namespaces.append(new)
-        task.namespaces.append(new)
+        namespaces.append(namespace)
+        task.namespaces.append(namespace)
+        new.append(namespace)
       }
     }
+    for namespace in new { try namespace.kind.found(namespace, self) }
   }
+
+  /// The threads of a process must live in the same namespaces.
+  public func look(at thread: Int32, of task: DumpedTask) throws(Errno) -> String? {
+    for name in Self.threadNamespaces {
+      if try task.directory.link("task/\(thread)/ns/\(name)") != task.directory.link("ns/\(name)") {
+        return "\(task.description): thread \(thread) lives in another namespace than its process (\(name)-ns)"
+      }
+    }
+    return nil
+  }
+
+  /// What a thread can have of its own; the others are shared with more (man 2 setns).
+  private static let threadNamespaces = ["uts", "ipc", "net", "cgroup"]
 
   /// What of them cannot be dumped.
   public func objections() throws(Failure) -> [String] {

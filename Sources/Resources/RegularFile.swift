@@ -43,6 +43,7 @@ public enum RegularFile: FileKind {
     reg.pos = file.info.position
     reg.mode = file.stat.st_mode
     reg.name = file.link
+    if let place = dump.namespaces?.place(of: file), place.namespace != nil { reg.mntId = place.mount.id }
     if file.number >= 0 && reg.flags & UInt32(O_PATH) == 0 {
       reg.fown = try about(file.description) { () throws(Failure) in try file.owner() }
     }
@@ -50,7 +51,7 @@ public enum RegularFile: FileKind {
       reg.size = UInt64(file.stat.st_size)
       reg.buildId = BuildID.read(file)
     }
-    if let name = try DeletedFile.nameIfDeleted(file) {
+    if let name = try DeletedFile.nameIfDeleted(file, dump) {
       reg.name = name
       try DeletedFile.record(file, name: name, id: id, dump)
     }
@@ -65,9 +66,11 @@ public enum RegularFile: FileKind {
     let reg = try part(of: entry)
     guard restore.remaps[entry.id] == nil else { return }
     let subject = "file \(reg.name.text)"
+    let isInner = restore.mounts.contains(reg.mount)
+    guard let path = isInner ? restore.mounts.outerPath(reg.name, through: reg.mount) : reg.name.text else { return }
     let st = try about(subject, advice: "The tree needs it as it was at the dump; put it back.") {
       () throws(Errno) in
-      try fstat(at: AT_FDCWD, reg.name.text, followLinks: reg.mode.map { $0 & S_IFMT != S_IFLNK } ?? true)
+      try fstat(at: AT_FDCWD, path, followLinks: reg.mode.map { $0 & S_IFMT != S_IFLNK } ?? true)
     }
     guard restore.options.validateFiles else { return }
     if let mode = reg.mode, mode & S_IFMT != st.st_mode & S_IFMT {
@@ -78,7 +81,7 @@ public enum RegularFile: FileKind {
       throw Failure("\(subject) has \(st.st_size) bytes; at the dump it had \(size)", advice: changedAdvice)
     }
     if !reg.buildId.isEmpty {
-      let now = BuildID.read(path: reg.name.text)
+      let now = BuildID.read(path: path)
       if now != reg.buildId {
         throw Failure("\(subject) has another build-id than at the dump", advice: changedAdvice)
       }
@@ -100,9 +103,10 @@ public enum RegularFile: FileKind {
       }
     }
     return try about("file \(reg.name.text)") { () throws(Failure) -> Descriptor in
+      let path = try restore.path(of: reg)
       let isLink = reg.mode.map { $0 & S_IFMT == S_IFLNK } ?? false
       let descriptor = try about("openat") { () throws(Errno) in
-        try Descriptor.open(reg.name.text, flags | (isLink ? O_NOFOLLOW : 0))
+        try Descriptor.open(path, flags | (isLink ? O_NOFOLLOW : 0))
       }
       try finish(descriptor.rawValue, reg)
       return descriptor
@@ -133,4 +137,16 @@ public enum RegularFile: FileKind {
 /// Major and minor number of a device, as the kernel's `new_decode_dev` has them.
 func deviceNumber(_ device: UInt64) -> (major: UInt32, minor: UInt32) {
   (UInt32((device >> 8) & 0xfff), UInt32((device & 0xff) | ((device >> 12) & 0xfff00)))
+}
+
+extension RegFileEntry {
+  /// The mount that it is reached through; -1 if that is not one of the tree's.
+  var mount: Int32 { mntId ?? -1 }
+}
+
+extension RestoreContext {
+  /// A path of this process's that leads to where a file is, or was.
+  func path(of reg: RegFileEntry) throws(Failure) -> String {
+    try mounts.path(reg.name, through: reg.mount) ?? reg.name.text
+  }
 }

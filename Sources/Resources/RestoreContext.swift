@@ -21,6 +21,7 @@ public final class RestoreContext {
   public var seccomp = SeccompEntry()
   public var sharedMemory = RestoredSharedMemory()
   public var namespaces = RestoredNamespaces()
+  public let mounts: RestoredMounts
   /// IDs of descriptions whose kind has more for a task to do than fitted into its program (``FileKind/complete``).
   public var unfinished: Set<UInt32> = []
   /// Bytes of each anonymous shared mapping: as many as the farthest mapping of it reaches.
@@ -53,6 +54,7 @@ public final class RestoreContext {
       }
     }
     self.files = byID
+    mounts = try about("opening /proc") { () throws(Errno) in try RestoredMounts() }
   }
 
   deinit {

@@ -3,6 +3,7 @@ import Glibc
 import Linux
 import ProcessTree
 import Resources
+import SystemPackage
 import Tracee
 
 /// Which namespaces each stub lives in: those of its parent, until it enters its own, which it does before it has children or
@@ -41,7 +42,26 @@ struct Membership {
       work.append((task.description, sequence))
       numbers[.task(id)] = wanted
     }
-    arrivals = []
     if !work.isEmpty { try construction.run(work) }
+    if !arrivals.isEmpty { try mountProc() }
+    arrivals = []
+  }
+
+  /// A proc shows the PID namespace of who mounts it, so that a task of that namespace has to.
+  private func mountProc() throws(Failure) {
+    let restore = construction.restore
+    for (namespace, entry) in restore.mounts.missingProc() {
+      let tasks = arrivals.map { construction.plan.tasks[$0.index] }
+      guard let task = tasks.first(where: { $0.ids.pidNsId == namespace }) else { continue }
+      let slot = construction.area.slots[construction.plan.slot(of: task)]
+      var sequence = ProgramSequence(slot)
+      let mount = entry.mountProc(&sequence.current)
+      try construction.run([(task.description, sequence)])
+      let descriptor = try about("\(task.description): taking the proc that it mounted") { () throws(Errno) in
+        let owner = try pidfdOpen(task.tracerPID)
+        return try pidfdGetfd(owner.rawValue, Int32(slot.result(mount)))
+      }
+      try restore.mounts.takeProc(descriptor, for: entry, restore)
+    }
   }
 }

@@ -126,10 +126,29 @@ struct  Img__MntEntry
    * @bytes The name under which the caller provides it.
    */
   char *ext_key;
+  /*
+   * The filesystem was not the tree's own: the dumping tool had it mounted too.
+   */
+  protobuf_c_boolean has_is_outer;
+  protobuf_c_boolean is_outer;
+  /*
+   * @bytes Where the tool had the mounted directory; absent: nowhere that a path leads to.
+   */
+  char *outer_path;
+  /*
+   * proc: whose PIDs it shows.
+   */
+  protobuf_c_boolean has_pid_ns_id;
+  uint32_t pid_ns_id;
+  /*
+   * mqueue: whose queues it shows.
+   */
+  protobuf_c_boolean has_ipc_ns_id;
+  uint32_t ipc_ns_id;
 };
 #define IMG__MNT_ENTRY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&img__mnt_entry__descriptor) \
-    , 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0, NULL }
+    , 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0, NULL, 0, 0, NULL, 0, 0, 0, 0 }
 
 
 /* Img__MntEntry methods */

@@ -97,6 +97,14 @@ public struct MntEntry: ImageMessage {
   public var sbFlags: UInt32?
   /// The name under which the caller provides it.
   public var extKey: [UInt8]?
+  /// The filesystem was not the tree's own: the dumping tool had it mounted too.
+  public var isOuter: Bool?
+  /// Where the tool had the mounted directory; absent: nowhere that a path leads to.
+  public var outerPath: [UInt8]?
+  /// proc: whose PIDs it shows.
+  public var pidNsId: UInt32?
+  /// mqueue: whose queues it shows.
+  public var ipcNsId: UInt32?
 
   public init() {}
   public init(decoding bytes: RawSpan, in arena: borrowing ImageArena) throws(ImageError) {
@@ -131,6 +139,10 @@ extension MntEntry: CMessage {
     deleted = c.pointee.has_deleted != 0 ? c.pointee.deleted != 0 : nil
     sbFlags = c.pointee.has_sb_flags != 0 ? c.pointee.sb_flags : nil
     extKey = raise(c.pointee.ext_key)
+    isOuter = c.pointee.has_is_outer != 0 ? c.pointee.is_outer != 0 : nil
+    outerPath = raise(c.pointee.outer_path)
+    pidNsId = c.pointee.has_pid_ns_id != 0 ? c.pointee.pid_ns_id : nil
+    ipcNsId = c.pointee.has_ipc_ns_id != 0 ? c.pointee.ipc_ns_id : nil
   }
 
   func lower(to c: UnsafeMutablePointer<Img__MntEntry>, in arena: borrowing ImageArena) {
@@ -177,6 +189,21 @@ extension MntEntry: CMessage {
     }
     if let extKey {
       c.pointee.ext_key = arena.lower(extKey)
+    }
+    if let isOuter {
+      c.pointee.has_is_outer = 1
+      c.pointee.is_outer = isOuter ? 1 : 0
+    }
+    if let outerPath {
+      c.pointee.outer_path = arena.lower(outerPath)
+    }
+    if let pidNsId {
+      c.pointee.has_pid_ns_id = 1
+      c.pointee.pid_ns_id = pidNsId
+    }
+    if let ipcNsId {
+      c.pointee.has_ipc_ns_id = 1
+      c.pointee.ipc_ns_id = ipcNsId
     }
   }
 }

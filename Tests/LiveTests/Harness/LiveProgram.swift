@@ -29,9 +29,9 @@ struct LiveProgram: CustomTestStringConvertible, Sendable {
 
   /// Compiles and starts the program, waits until it is ready, lets `body` do its part, and asks for the verdict.
   @discardableResult
-  func run(_ body: (Job) throws -> Void) throws -> Verdict {
+  func run(environment: [String: String] = [:], _ body: (Job) throws -> Void) throws -> Verdict {
     let name = self.name.split(separator: "/").last.map(String.init) ?? self.name
-    return try Job.run(["./\(name)", "./base"], named: name, options: options, prepare: compile(to: name)) {
+    return try Job.run(["./\(name)", "./base"], named: name, environment: environment, options: options, prepare: compile(to: name)) {
       job in
       let isReady = Processes.poll(20) {
         Files.exists(job.path("base")) || Files.exists(job.path("base.result"))

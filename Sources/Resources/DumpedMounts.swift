@@ -1,0 +1,129 @@
+import CLinux
+import Checkpoint
+import Glibc
+import Linux
+import SystemPackage
+
+/// The mounts that files of a tree under dump are reached through: those of the tracer's own mount namespace, and those of the
+/// tree's.
+public final class DumpedMounts {
+  /// The tracer's own.
+  let own: [Mount]
+  private let ownByID: [Int32: Mount]
+  private(set) var namespaces: [UInt32: Mounts] = [:]
+  /// `/proc`, which need not be there in another namespace.
+  private let proc: Descriptor
+
+  /// The mounts of one namespace.
+  struct Mounts {
+    let list: [Mount]
+    /// Its root directory, held open.
+    let root: Int32
+  }
+
+  /// Where a file is.
+  struct Place {
+    /// `nil`: in the tracer's own namespace.
+    var namespace: DumpedNamespace?
+    var mount: Mount
+    /// What has to stand before the file's path to reach it from here.
+    var prefix: String
+  }
+
+  init() throws(Errno) {
+    proc = try Descriptor.open("/proc", O_PATH | O_DIRECTORY)
+    own = try Self.read(proc.rawValue)
+    ownByID = Dictionary(own.map { ($0.id, $0) }, uniquingKeysWith: { first, _ in first })
+  }
+
+  deinit {
+    for mounts in namespaces.values { _ = cl_syscall(Int(__NR_close), Int(mounts.root), 0, 0, 0, 0, 0) }
+  }
+
+  private static func read(_ proc: Int32) throws(Errno) -> [Mount] {
+    let buffer = ReadBuffer()
+    let file = try Descriptor.open(at: proc, "self/mountinfo")
+    return try withExtendedLifetime(buffer) { () throws(Errno) in Mount.parse(try buffer.readAll(file.rawValue)) }
+  }
+
+  func read(_ namespace: DumpedNamespace) throws(Failure) {
+    namespaces[namespace.id] = try namespace.visit { () throws(Failure) in
+      try about("reading its mounts") { () throws(Errno) in
+        let list = try Self.read(proc.rawValue)
+        return Mounts(list: list, root: try Descriptor.open("/", O_PATH | O_DIRECTORY).release())
+      }
+    }
+  }
+
+  func list(_ namespace: DumpedNamespace) -> [Mount] { namespaces[namespace.id]?.list ?? [] }
+
+  /// A path of a namespace, as it is reached from here.
+  func reach(_ path: [UInt8], in namespace: DumpedNamespace?) -> String {
+    guard let namespace, let mounts = namespaces[namespace.id] else { return path.text }
+    return "/proc/self/fd/\(mounts.root)" + path.text
+  }
+
+  /// Where a file is that was opened through a mount; `nil` if no namespace of the tree has that mount.
+  func place(_ mount: Int32, in table: NamespaceTable) -> Place? {
+    if let mount = ownByID[mount] { return Place(namespace: nil, mount: mount, prefix: "") }
+    for namespace in table.namespaces {
+      if let found = namespaces[namespace.id]?.list.first(where: { $0.id == mount }) {
+        return Place(namespace: namespace, mount: found, prefix: reach([], in: namespace))
+      }
+    }
+    return nil
+  }
+
+  /// Whether the tracer has a file system mounted, too.
+  func isOuter(_ mount: Mount) -> Bool { own.contains { $0.device == mount.device } }
+
+  /// A path of the tracer's namespace that leads to the mounted directory; `nil` if there is none.
+  func outerPath(_ mount: Mount) -> [UInt8]? {
+    let slash = UInt8(ascii: "/")
+    let sources = own.filter { $0.device == mount.device }.sorted { a, b in
+      (a.point == mount.point && a.root == mount.root ? 0 : 1) < (b.point == mount.point && b.root == mount.root ? 0 : 1)
+    }
+    for source in sources {
+      guard let rest = Mount.remainder(of: mount.root, below: source.root) else { continue }
+      var path = source.point
+      if !rest.isEmpty { path += (path.last == slash ? [] : [slash]) + rest }
+      if (try? mountID(at: AT_FDCWD, path.text)) == source.id { return path }
+    }
+    return nil
+  }
+
+  /// Whether a mount of a namespace can be seen, or is below another one.
+  func isVisible(_ mount: Mount, in namespace: DumpedNamespace) -> Bool {
+    (try? mountID(at: AT_FDCWD, reach(mount.point, in: namespace))) == mount.id
+  }
+}
+
+extension NamespaceTable {
+  /// Whether any task has mounts of its own.
+  var hasMounts: Bool { !mounts.namespaces.isEmpty }
+
+  /// Why files of a task cannot be opened again as they are reached now.
+  public func objections(to task: DumpedTask) -> [String] {
+    task.descriptors.compactMap { file, kind in
+      guard kind == RegularFile.self || kind == Fifo.self || kind == Terminal.self else { return nil }
+      guard let place = mounts.place(file.info.mountID, in: self) else {
+        return "\(file.description): a file on a mount that is in no namespace of the tree (mount)"
+      }
+      guard place.namespace != nil else { return nil }
+      if kind == Terminal.self, !mounts.isOuter(place.mount) {
+        return "\(file.description): a terminal of a devpts of its own (pty)"
+      }
+      return hidden(file, place) ? "\(file.description): a file below another mount (mount)" : nil
+    }
+  }
+
+  /// Whether something else is at a file's path.
+  private func hidden(_ file: DumpedFile, _ place: DumpedMounts.Place) -> Bool {
+    if file.link.suffix(10).elementsEqual(" (deleted)".utf8) { return false }
+    let path = place.prefix + file.linkText
+    return (try? mountID(at: AT_FDCWD, path, followLinks: false)) != place.mount.id
+  }
+
+  /// Where a file is; `nil` also for what no mount leads to.
+  func place(of file: DumpedFile) -> DumpedMounts.Place? { mounts.place(file.info.mountID, in: self) }
+}

@@ -1,0 +1,74 @@
+import Glibc
+import Testing
+
+extension Live {
+  /// Trees with namespaces of their own; most of it is in the programs ns_*.
+  @Suite struct Namespaces {
+    /// What was mounted by whom is not the machine's business, whether a restore succeeds or fails.
+    @Test func theMachineKeepsItsMountsAndNames() throws {
+      let before = [Files.text("/proc/self/mountinfo"), Files.text("/proc/sys/kernel/hostname")]
+      try container("machine", "touch $TMP/ready; while [ ! -e $TMP/../stop ]; do sleep 0.05; done; echo $(hostname) $(cat $TMP/f)") {
+        job in
+        try job.dump()
+        #expect([Files.text("/proc/self/mountinfo"), Files.text("/proc/sys/kernel/hostname")] == before)
+        // Its descriptors are recorded; without their table the restore fails, late.
+        let pages = Files.names(job.images).filter { $0.hasPrefix("pages-") }
+        let kept = try #require(Files.bytes("\(job.images)/\(pages[0])"))
+        try Files.write(kept.dropLast(4096), to: "\(job.images)/\(pages[0])")
+        #expect(try job.tryRestore().code == 1)
+        #expect([Files.text("/proc/self/mountinfo"), Files.text("/proc/sys/kernel/hostname")] == before)
+        try Files.write(kept, to: "\(job.images)/\(pages[0])")
+        try job.restore()
+        #expect([Files.text("/proc/self/mountinfo"), Files.text("/proc/sys/kernel/hostname")] == before)
+        try Files.write("", to: job.path("stop"))
+        #expect(try job.finish() == 0)
+        #expect(try job.text("out") == "inside kept\n")
+      }
+    }
+
+    /// unshare(1) and the shell it starts: both came in with the same descriptors, opened before there was a namespace.
+    @Test func aShellUnderUnshareReadsOnWhatItWasStartedWith() throws {
+      try container("shell", "touch $TMP/ready; read line; echo $line $(stat -f -c %T $TMP) $(hostname) >$TMP/../answer") { job in
+        try job.cycle()
+        try job.cycle()
+        try Files.write("word\n", to: job.path("input"))
+        #expect(try job.finish() == 0)
+        #expect(try job.text("answer") == "word tmpfs inside\n")
+      }
+    }
+
+    /// A shell in UTS, IPC and mount namespaces, with a tmpfs at `$TMP`. Its input is the named pipe `input`.
+    private func container(_ name: String, _ script: String, _ body: (Job) throws -> Void) throws {
+      let prepare = { (folder: String) in
+        mkdir(folder + "/tmp", 0o755)
+        mkfifo(folder + "/input", 0o600)
+      }
+      let start = """
+        hostname inside; mount -t tmpfs inner $TMP; mount -t tmpfs -o ro none /media; echo kept >$TMP/f; cd $TMP; \(script)
+        """
+      // Whoever opens the pipe for reading waits for a writer, so the shell opens both ends.
+      try Job.run(
+        ["sh", "-c", "TMP=$PWD/tmp; export TMP; exec unshare -m -u -i sh -c '\(start)' 0<>input"], named: name, prepare: prepare
+      ) { job in
+        guard Processes.poll(15, { Files.exists("/proc/\(job.pid)/root\(job.path("tmp/ready"))") }) else {
+          throw LiveFailure("not ready; \(job.condition)")
+        }
+        try body(job)
+      }
+    }
+
+    @Test(arguments: [
+      ("thread", "uts-ns"), ("segment", "(ipc)"), ("queue", "(mqueue)"), ("net", "(net-ns)"), ("shared", "(propagation)"),
+      ("hidden", "below another mount (mount)"), ("type", "ramfs"), ("detached", "no namespace of the tree (mount)"),
+    ])
+    func whatCannotBeMadeAgainIsNamed(_ obstacle: String, _ words: String) throws {
+      try LiveProgram(name: "fixtures/refused_namespaces").run(environment: ["OBSTACLE": obstacle]) { job in
+        let outcome = try job.tryDump()
+        #expect(outcome.code == 1)
+        #expect(outcome.errors.contains(words), "\(outcome.errors)")
+        #expect(!Files.exists(job.images + "/inventory.img"))
+        #expect(Processes.state(of: job.pid) != nil)
+      }
+    }
+  }
+}
