@@ -62,6 +62,7 @@ struct Forking {
     }
     dance?.end()
     try nameForTracer()
+    try membership.mountProc()
   }
 
   /// A tree that was just dumped may still lie there as zombies that nobody has waited for, PID 1 being slow at it: their PIDs

@@ -43,16 +43,14 @@ struct Membership {
       numbers[.task(id)] = wanted
     }
     if !work.isEmpty { try construction.run(work) }
-    if !arrivals.isEmpty { try mountProc() }
     arrivals = []
   }
 
-  /// A proc shows the PID namespace of who mounts it, so that a task of that namespace has to.
-  private func mountProc() throws(Failure) {
+  /// A proc shows the PID namespace of who mounts it, so that a task of that namespace has to, once all exist.
+  func mountProc() throws(Failure) {
     let restore = construction.restore
     for (namespace, entry) in restore.mounts.missingProc() {
-      let tasks = arrivals.map { construction.plan.tasks[$0.index] }
-      guard let task = tasks.first(where: { $0.ids.pidNsId == namespace }) else { continue }
+      guard let task = construction.plan.tasks.first(where: { !$0.isZombie && $0.ids.pidNsId == namespace }) else { continue }
       let slot = construction.area.slots[construction.plan.slot(of: task)]
       var sequence = ProgramSequence(slot)
       let mount = entry.mountProc(&sequence.current)

@@ -52,7 +52,7 @@ int main(int argc, char **argv) {
     }
     child_cycle("inner");
     child_passed(child);
-    named("changed", "");
+    named("changed", ""), await("compared");
     _exit(0);
   }
   await("outside"), await("inner"), await("grandchild");
@@ -71,6 +71,7 @@ int main(int argc, char **argv) {
     MUST(setns(there, CLONE_NEWUTS)), close(there);
     child_cycle("joined");
     CHECK(inode(name) == inode("/proc/self/ns/uts"), "not the namespace that it joined");
+    here("compared");
     _exit(0);
   }
   close(home), await("back"), await("joined");
