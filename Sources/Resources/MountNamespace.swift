@@ -45,8 +45,7 @@ public enum MountNamespace: NamespaceKind {
         ? nil : "swift-restore has the directory \(mount.root.text) of its file system nowhere (mount)"
     }
     guard let kind = OwnFileSystem(type: mount.type.text) else { return "a file system of this type (mount)" }
-    guard table.mounts.isVisible(mount, in: namespace) else { return "it lies below another mount (mount)" }
-    return try kind.objection(mount, namespace, table)
+    return try kind.objection(mount, table)
   }
 
   public static func record(_ namespace: DumpedNamespace, _ dump: DumpContext) throws(Failure) {
@@ -59,7 +58,7 @@ public enum MountNamespace: NamespaceKind {
         entry.outerPath = table.mounts.outerPath(mount)
       } else if let kind = OwnFileSystem(type: mount.type.text) {
         try about("\(namespace.description): the mount at \(mount.point.text)") { () throws(Failure) in
-          try kind.record(mount, namespace, dump, &entry)
+          try kind.record(mount, dump, &entry)
         }
       }
       try image.write(entry)

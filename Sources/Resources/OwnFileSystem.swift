@@ -11,13 +11,16 @@ enum OwnFileSystem: String {
 
   init?(type: String) { self.init(rawValue: type) }
 
-  func objection(_ mount: Mount, _ namespace: DumpedNamespace, _ table: NamespaceTable) throws(Failure) -> String? {
+  func objection(_ mount: Mount, _ table: NamespaceTable) throws(Failure) -> String? {
     switch self {
     case .tmpfs:
-      return mount.root == [UInt8(ascii: "/")] || table.wholeMount(of: mount) != nil
-        ? nil : "only a part of the file system is mounted (mount)"
+      return table.wholeMount(of: mount) == nil
+        ? "it lies below another mount, or is only a part of its file system (mount)" : nil
     case .proc:
-      return table.pidNamespace(shownBy: mount, in: namespace) == nil
+      if table.wholeMount(of: mount) == nil {
+        return "it lies below another mount, or is only a part of its file system (mount)"
+      }
+      return table.pidNamespace(shownBy: mount) == nil
         ? "it shows the processes of a PID namespace that is not the tree's (pid-ns)" : nil
     case .mqueue:
       if try table.isOwnQueues(mount) { return nil }
@@ -28,19 +31,18 @@ enum OwnFileSystem: String {
   }
 
   /// Records what is in it, once for each file system.
-  func record(_ mount: Mount, _ namespace: DumpedNamespace, _ dump: DumpContext, _ entry: inout MntEntry) throws(Failure) {
+  func record(_ mount: Mount, _ dump: DumpContext, _ entry: inout MntEntry) throws(Failure) {
     guard let table = dump.namespaces else { return }
     switch self {
     case .tmpfs:
-      guard dump.fileSystems.insert(mount.device).inserted else { return }
-      let (whole, home) = table.wholeMount(of: mount) ?? (mount, namespace)
+      guard let (whole, home) = table.wholeMount(of: mount), dump.fileSystems.insert(mount.device).inserted else { return }
       let copy = try home.visit { () throws(Failure) in
         try about("open_tree") { () throws(Errno) in try FileSystem.copy(whole.point.text) }
       }
       let image = try asFailure { () throws(ImageError) in try dump.directory.create(.tmpfsDev(mount.device)) }
       let file = Descriptor(image.rawValue)
       try Archive.create(of: copy.rawValue, to: file.rawValue)
-    case .proc: entry.pidNsId = table.pidNamespace(shownBy: mount, in: namespace)?.ids.pidNsId
+    case .proc: entry.pidNsId = table.pidNamespace(shownBy: mount)?.ids.pidNsId
     case .mqueue: entry.ipcNsId = try table.ipcNamespace(shownBy: mount)
     case .sysfs, .devpts: break
     }
@@ -78,8 +80,10 @@ extension NamespaceTable {
   }
 
   /// Whose processes a proc shows: the init of a PID namespace has the number 1 in it.
-  fileprivate func pidNamespace(shownBy mount: Mount, in namespace: DumpedNamespace) -> DumpedTask? {
-    guard let link = try? readlink(mounts.reach(mount.point, in: namespace) + "/1/ns/pid") else { return nil }
+  fileprivate func pidNamespace(shownBy mount: Mount) -> DumpedTask? {
+    guard let (whole, home) = wholeMount(of: mount),
+      let link = try? readlink(mounts.reach(whole.point, in: home) + "/1/ns/pid")
+    else { return nil }
     return tasks.first { (try? $0.directory.link("ns/pid")) == link }
   }
 

@@ -37,6 +37,35 @@ extension Live {
       }
     }
 
+    /// Two shells in a PID namespace each, one inside the other, with a proc of its own and a job in the background.
+    @Test func shellsInNestedPIDNamespacesHaveTheRightProc() throws {
+      let job = "sleep 1000 & touch ready.$1; while [ ! -e go.$1 ]; do sleep 0.05; done"
+      let answer = """
+        echo $1: $$, $(cut -d" " -f1 /proc/self/stat | wc -l), $(readlink /proc/1/ns/pid | cmp - <(readlink /proc/self/ns/pid) && echo same); \
+        jobs %1 | tr -s " "; kill %1; wait %1; echo ended with $?
+        """
+      let script = "set -m; \(job); \(answer)"
+      try Job.run(
+        ["unshare", "-p", "-f", "--mount-proc", "bash", "./outer"], named: "nested",
+        prepare: { folder in
+          try Files.write("set inner\n\(script)\n", to: folder + "/inner")
+          let inner = "unshare -p -f --mount-proc bash ./inner >inner.out 2>&1 &"
+          try Files.write("\(inner)\nset outer\n\(script.replacing("%1", with: "%2"))\nwait\n", to: folder + "/outer")
+        }
+      ) { job in
+        try job.waitFor("ready.inner")
+        try job.waitFor("ready.outer")
+        for _ in 1...3 { try job.cycle() }
+        try Files.write("", to: job.path("go.inner"))
+        try Files.write("", to: job.path("go.outer"))
+        #expect(try job.finish() == 0)
+        #expect(try job.text("inner.out").hasPrefix("inner: 1, 1, same\n[1]+ Running sleep 1000 &\n"))
+        #expect(try job.text("inner.out").hasSuffix("ended with 143\n"))
+        #expect(try job.text("out").hasPrefix("outer: 1, 1, same\n[2]+ Running sleep 1000 &\n"))
+        #expect(try job.text("out").hasSuffix("ended with 143\n"))
+      }
+    }
+
     /// A shell in UTS, IPC and mount namespaces, with a tmpfs at `$TMP`. Its input is the named pipe `input`.
     private func container(_ name: String, _ script: String, _ body: (Job) throws -> Void) throws {
       let prepare = { (folder: String) in
