@@ -125,11 +125,11 @@ struct Survey {
       PosixTimers.list(try task.directory.read("timers", buffer))
     }
     task.nameTimersThreads()
+    let objection = try about("\(task.description): its threads' namespaces") { () throws(Errno) in
+      try table.objection(to: frozen.threads.map(\.tid), of: task)
+    }
+    if let objection { objections.append(objection) }
     for thread in frozen.threads where thread.tid != task.pid {
-      let objection = try about("\(task.description): thread \(thread.tid)") { () throws(Errno) in
-        try table.look(at: thread.tid, of: task)
-      }
-      if let objection { objections.append(objection) }
       for (kind, feature) in [(KernelObject.files, "unshare-files"), (.fs, "unshare-fs")] {
         let order = try about("\(task.description): kcmp with thread \(thread.tid)") { () throws(Errno) in
           try kcmp(task.pid, thread.tid, kind)

@@ -104,10 +104,13 @@ extension NamespaceTable {
 
   /// Why files of a task cannot be opened again as they are reached now.
   public func objections(to task: DumpedTask) -> [String] {
-    task.descriptors.compactMap { file, kind in
+    task.descriptors.compactMap { descriptor in
+      let (file, kind) = (descriptor.file.file, descriptor.file.kind)
+      // What it has inherited was looked at with its parent.
+      if file.pid != task.pid { return nil }
       guard kind == RegularFile.self || kind == Fifo.self || kind == Terminal.self else { return nil }
       guard let place = mounts.place(file.info.mountID, in: self) else {
-        return "\(file.description): a file on a mount that is in no namespace of the tree (mount)"
+        return isReached(file) ? nil : "\(file.description): a file on a mount that is in no namespace of the tree (mount)"
       }
       guard place.namespace != nil else { return nil }
       if kind == Terminal.self, !mounts.isOuter(place.mount) {
@@ -115,6 +118,12 @@ extension NamespaceTable {
       }
       return hidden(file, place) ? "\(file.description): a file below another mount (mount)" : nil
     }
+  }
+
+  /// Whether a file that was opened through a mount that is gone, or nobody's, is the one that the tracer finds at the same path.
+  func isReached(_ file: DumpedFile) -> Bool {
+    let found = try? fstat(at: AT_FDCWD, file.linkText, followLinks: false)
+    return found.map { $0.st_dev == file.stat.st_dev && $0.st_ino == file.stat.st_ino } ?? false
   }
 
   /// Whether something else is at a file's path.

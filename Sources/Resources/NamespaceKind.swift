@@ -131,10 +131,12 @@ public final class NamespaceTable {
     for namespace in new { try namespace.kind.found(namespace, self) }
   }
 
-  /// The threads of a process must live in the same namespaces.
-  public func look(at thread: Int32, of task: DumpedTask) throws(Errno) -> String? {
-    for name in Self.threadNamespaces {
-      if try task.directory.link("task/\(thread)/ns/\(name)") != task.directory.link("ns/\(name)") {
+  /// Why the threads of a process cannot be dumped: one lives in another namespace than the first.
+  public func objection(to threads: [Int32], of task: DumpedTask) throws(Errno) -> String? {
+    for name in Self.threadNamespaces where threads.count > 1 {
+      let link = try task.directory.link("ns/\(name)")
+      for thread in threads where thread != task.pid {
+        if try task.directory.link("task/\(thread)/ns/\(name)") == link { continue }
         return "\(task.description): thread \(thread) lives in another namespace than its process (\(name)-ns)"
       }
     }

@@ -41,6 +41,12 @@ public final class RestoredMounts {
   /// Takes the mounts of a namespace; parents come before what is mounted on them.
   func add(_ mounts: [MntEntry], of namespace: UInt32, _ restore: RestoreContext) throws(Failure) {
     let image = "mountpoints-\(namespace).img"
+    var mounts = mounts
+    // In a PID namespace that is made for the tree, the tool's proc would show none of it.
+    for i in mounts.indices where restore.options.newPIDNamespace && mounts[i].isOuter == true && mounts[i].type == "proc" {
+      mounts[i].isOuter = false
+      mounts[i].pidNsId = restore.namespaces.own.pidNsId
+    }
     var left = mounts
     var ordered: [MntEntry] = []
     var known: Set<UInt32> = []
