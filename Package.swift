@@ -50,7 +50,7 @@ let package = Package(
 
     // The image set: value types, reader, writer.
     .target(
-      name: "Checkpoint", dependencies: ["CImages", "CProtobufC", "Linux", system],
+      name: "Checkpoint", dependencies: ["CImages", "CProtobufC", "CXXHash", "Linux", system],
       swiftSettings: strict),
 
     // Pure: PIDs at every level, the fork schedule, a model of the kernel's rules.
@@ -61,6 +61,7 @@ let package = Package(
 
     .target(name: "CImages", dependencies: ["CProtobufC"]),
     .target(name: "CLinux"),
+    .target(name: "CXXHash"),
     .systemLibrary(
       name: "CProtobufC", pkgConfig: "libprotobuf-c", providers: [.apt(["libprotobuf-c-dev"])]),
     .systemLibrary(name: "CCap", pkgConfig: "libcap", providers: [.apt(["libcap-dev"])]),

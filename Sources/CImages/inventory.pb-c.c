@@ -169,12 +169,12 @@ static const ProtobufCFieldDescriptor img__image_checksum_entry__field_descripto
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
   {
-    "crc32c",
+    "xxh3",
     3,
     PROTOBUF_C_LABEL_REQUIRED,
-    PROTOBUF_C_TYPE_UINT32,
+    PROTOBUF_C_TYPE_UINT64,
     0,   /* quantifier_offset */
-    offsetof(Img__ImageChecksumEntry, crc32c),
+    offsetof(Img__ImageChecksumEntry, xxh3),
     NULL,
     NULL,
     0,             /* flags */
@@ -182,9 +182,9 @@ static const ProtobufCFieldDescriptor img__image_checksum_entry__field_descripto
   },
 };
 static const unsigned img__image_checksum_entry__field_indices_by_name[] = {
-  2,   /* field[2] = crc32c */
   0,   /* field[0] = name */
   1,   /* field[1] = size */
+  2,   /* field[2] = xxh3 */
 };
 static const ProtobufCIntRange img__image_checksum_entry__number_ranges[1 + 1] =
 {

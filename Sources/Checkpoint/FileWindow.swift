@@ -10,7 +10,7 @@ struct FileWindow: ~Copyable {
   /// Which bytes of the file the memory holds.
   private var held = 0..<0
 
-  private static let usualBytes = 64 << 10
+  static let usualBytes = 64 << 10
 
   init(_ descriptor: consuming OwnedDescriptor, size: Int) {
     self.descriptor = descriptor

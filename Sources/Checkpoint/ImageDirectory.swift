@@ -9,6 +9,8 @@ public struct ImageDirectory: ~Copyable, Sendable {
   /// The path it was opened by, for messages.
   public let path: FilePath
   private let folder: OwnedDescriptor
+  /// Of the files that were written here, or of those that are to be read.
+  let noted = Checksums()
 
   /// Opens the folder of an image set to read it.
   public init(opening path: FilePath) throws(ImageError) {
@@ -47,15 +49,16 @@ public struct ImageDirectory: ~Copyable, Sendable {
   /// The descriptor of the folder; it is closed with this value.
   public var descriptor: FileDescriptor { folder.value }
 
-  /// Whether there is such a file.
+  /// Whether there is such a file, or should be one.
   public func contains(_ file: ImageFile) -> Bool {
-    SystemCalls.exists(descriptor, file.fileName)
+    noted[file.fileName] != nil || SystemCalls.exists(descriptor, file.fileName)
   }
 
   /// Makes a new file (mode 0600) in place of any there is, and writes nothing: for raw images, such as
   /// `pages-N.img`, that something else fills. The caller closes the descriptor.
   public func create(_ file: ImageFile) throws(ImageError) -> FileDescriptor {
-    try createOwned(file.fileName).release()
+    noted.forget(file.fileName)
+    return try createOwned(file.fileName).release()
   }
 
   /// Opens a file, at its beginning, without looking at the header. The caller closes the descriptor.
@@ -184,6 +187,7 @@ extension ImageDirectory {
       try SystemCalls.write(file.value, buffer.unsafeBytes)
       if sync { try SystemCalls.fsync(file.value) }
       try file.close()
+      noted.note(name, Checksums.Entry(of: buffer.unsafeBytes))
     } catch {
       throw ImageError(file: name, .system(call: "write", error))
     }

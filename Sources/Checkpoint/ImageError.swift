@@ -14,6 +14,10 @@ public struct ImageError: Error, Hashable, Sendable, CustomStringConvertible {
     case tooLong(length: Int, limit: Int)
     /// The bytes are not the message that belongs there.
     case malformed(message: String, detail: String)
+    /// The file has another size than was written, in bytes.
+    case wrongSize(found: Int, expected: Int)
+    /// The file has other content than was written.
+    case wrongChecksum
     /// There is no entry where one has to be.
     case missing(message: String)
   }
@@ -46,6 +50,8 @@ extension ImageError.Problem: CustomStringConvertible {
     case .tooLong(let length, let limit):
       "claims to be \(length) bytes long, \(limit) is the most there can be"
     case .malformed(let message, let detail): "not a \(message): \(detail)"
+    case .wrongSize(let found, let expected): "has \(found) bytes, \(expected) were written"
+    case .wrongChecksum: "is damaged: its checksum is not the one that inventory.img has"
     case .missing(let message): "there is no \(message) in it"
     }
   }

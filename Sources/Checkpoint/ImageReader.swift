@@ -20,6 +20,7 @@ public struct ImageReader: ~Copyable {
   /// Opens an image and checks that it begins with its magic words.
   public init(_ file: ImageFile, in directory: borrowing ImageDirectory) throws(ImageError) {
     var window = try Self.open(file, in: directory)
+    try Self.verify(file.fileName, &window, in: directory)
     let offset = try Self.passMagic(of: file, &window)
     self.file = file
     self.offset = offset
@@ -93,6 +94,20 @@ public struct ImageReader: ~Copyable {
     } catch {
       throw ImageError(file: file.fileName, .system(call: "find the size", error))
     }
+  }
+
+  /// What fits into the window is read only once.
+  private static func verify(_ name: String, _ window: inout FileWindow, in directory: borrowing ImageDirectory)
+    throws(ImageError)
+  {
+    guard directory.noted[name] != nil else { return }
+    guard window.size <= FileWindow.usualBytes else { return try directory.verify(name, window.descriptor.value) }
+    do throws(ImageError.Problem) {
+      try window.hold(0, window.size)
+    } catch {
+      throw ImageError(file: name, error)
+    }
+    try directory.verify(name, window.bytes(0, window.size))
   }
 
   private static func passMagic(of file: ImageFile, _ window: inout FileWindow) throws(ImageError) -> Int {

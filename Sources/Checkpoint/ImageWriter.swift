@@ -10,6 +10,9 @@ public struct ImageWriter: ~Copyable {
   private let descriptor: OwnedDescriptor
   private var buffer: ImageBuffer
   private var entry = 0
+  private var checksum = RunningChecksum()
+  /// Where the checksum of the finished file goes; none where others wrote to it.
+  private var noted: Checksums?
 
   private static let flushBytes = 256 << 10
 
@@ -19,6 +22,7 @@ public struct ImageWriter: ~Copyable {
   ) throws(ImageError) {
     self.file = file
     descriptor = try directory.createOwned(file.fileName)
+    noted = directory.noted
     buffer.start(file)
     self.buffer = buffer
   }
@@ -48,6 +52,7 @@ public struct ImageWriter: ~Copyable {
     by body: (FileDescriptor) throws(ImageError) -> Result
   ) throws(ImageError) -> Result {
     try flush()
+    noted = nil
     return try body(descriptor.value)
   }
 
@@ -61,6 +66,7 @@ public struct ImageWriter: ~Copyable {
     } catch {
       throw ImageError(file: name, .system(call: "close", error))
     }
+    if let entry = checksum.entry { noted?.note(name, entry) }
     return buffer
   }
 
@@ -71,6 +77,7 @@ public struct ImageWriter: ~Copyable {
   private mutating func flush() throws(ImageError) {
     do {
       try SystemCalls.write(descriptor.value, buffer.unsafeBytes)
+      checksum.add(buffer.unsafeBytes)
     } catch {
       throw ImageError(file: file.fileName, entry: entry, .system(call: "write", error))
     }

@@ -27,6 +27,23 @@ enum SystemCalls {
     Glibc.faccessat(folder.rawValue, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0
   }
 
+  /// The names in a folder, in no order; none if it cannot be listed.
+  static func names(_ folder: FileDescriptor) -> [String] {
+    // A description of its own: the position in the listing belongs to it.
+    let fd = Glibc.openat(folder.rawValue, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
+    guard fd >= 0 else { return [] }
+    guard let listing = fdopendir(fd) else {
+      Glibc.close(fd)
+      return []
+    }
+    defer { closedir(listing) }
+    var names: [String] = []
+    while let entry = readdir(listing) {
+      names.append(withUnsafeBytes(of: &entry.pointee.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) })
+    }
+    return names
+  }
+
   static func fsync(_ file: FileDescriptor) throws(Errno) {
     _ = try retrying { Glibc.fsync(file.rawValue) }
   }

@@ -121,6 +121,8 @@ struct ImageSet: ~Copyable {
     inventory.rootCgSet = 1
     inventory.lsmtype = .noLsm
     do {
+      if dump.options.checksumMemory { try dump.directory.noteMemory() }
+      inventory.imageChecksum = dump.directory.checksums
       try dump.directory.writeInventory(inventory, sync: false, using: &buffer)
     } catch {
       throw Failure(error)

@@ -79,6 +79,8 @@ public struct DumpOptions: Sendable {
   public var ghostLimit: UInt64 = 1 << 20
   /// Seconds that freezing may take.
   public var timeout: Int = 10
+  /// Read the memory images again, for their checksums.
+  public var checksumMemory = false
 
   public init() {}
 }

@@ -113,6 +113,10 @@ public struct RestoreOptions: Sendable {
   /// Compare size and build-id of files with what was recorded.
   public var validateFiles = true
   public var transparentHugePages = true
+  /// Compare images with their checksums.
+  public var verify = true
+  /// Those of memory too.
+  public var verifyMemory = false
   public var pidMethod = PIDMethod.automatic
   /// How often a PID that another process took is tried again.
   public var pidRetries = 16

@@ -20,6 +20,10 @@ struct LoadedCheckpoint {
     let inventory = try asFailure { () throws(ImageError) in
       try directory.read(InventoryEntry.self, from: .inventory)
     }
+    if options.verify {
+      try asFailure { () throws(ImageError) in try directory.expect(inventory.imageChecksum) }
+      if options.verifyMemory { try Self.refuse(directory.damage(memory: true)) }
+    }
     guard inventory.imgVersion == 1 || inventory.imgVersion == 2 else {
       throw Failure("inventory.img: img_version \(inventory.imgVersion) is not known, only 1 and 2 are")
     }
@@ -40,6 +44,24 @@ struct LoadedCheckpoint {
     self.restore = restore
     self.tasks = tasks
     self.threadCores = threadCores
+  }
+
+  /// Compares every image with its checksum, whether a restore would read it or not.
+  static func verify(images: String) throws(Failure) {
+    let directory = try open(images)
+    let inventory = try asFailure { () throws(ImageError) in
+      try directory.read(InventoryEntry.self, from: .inventory)
+    }
+    try asFailure { () throws(ImageError) in try directory.expect(inventory.imageChecksum) }
+    try refuse(directory.damage(memory: true))
+  }
+
+  private static func refuse(_ damage: [ImageError]) throws(Failure) {
+    if damage.isEmpty { return }
+    let lines = damage.map(\.description)
+    throw Failure(
+      lines.count == 1 ? lines[0] : "\(lines.count) images are damaged:\n  " + lines.joined(separator: "\n  "),
+      advice: "Restore from another copy of the checkpoint.")
   }
 
   private static func open(_ path: String) throws(Failure) -> ImageDirectory {

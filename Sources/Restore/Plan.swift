@@ -34,6 +34,9 @@ public struct Plan {
   private static let smallSlotSize = 2 * pageSize
   private static let detourSize = 16 * UInt64(pageSize)
 
+  /// Compares every image with its checksum, if the dump has written them.
+  public static func verify(images: String) throws(Failure) { try LoadedCheckpoint.verify(images: images) }
+
   /// Reads the images and plans their restore. Nothing is changed.
   public init(_ options: RestoreOptions, images: String) throws(Failure) {
     let checkpoint = try LoadedCheckpoint(options, images: images)

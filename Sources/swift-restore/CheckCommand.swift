@@ -12,7 +12,8 @@ struct CheckCommand: ParsableCommand {
       Without --images every feature that a dump or a restore uses is tried, on processes made for it. The exit \
       status is 1 if one is missing that a dump or a restore cannot do without.
 
-      With --images the whole set is read and its restore planned, as restore does before it makes a process.
+      With --images the whole set is compared with its checksums, read, and its restore planned, as restore does before \
+      it makes a process.
       """)
 
   @OptionGroup var common: CommonOptions
@@ -32,6 +33,7 @@ struct CheckCommand: ParsableCommand {
         var options = RestoreOptions()
         options.shellJob = shellJob
         options.validateFiles = fileValidation != .none
+        try Plan.verify(images: images)
         _ = try Plan(options, images: images)
         output.show(.object([("images", .string(images)), ("restorable", .bool(true))])) { "\(images): ok\n" }
       } else {

@@ -29,6 +29,9 @@ struct DumpCommand: ParsableCommand {
   @Option(help: "Give up after so many seconds of freezing.")
   var timeout: Int = 10
 
+  @Flag(help: "Checksums of memory too, for which it is read again; check --images and restore --verify-memory compare them.")
+  var checksumMemory = false
+
   func run() throws {
     let code = try Guarded.run {
       do {
@@ -54,6 +57,7 @@ struct DumpCommand: ParsableCommand {
       options.shellJob = shellJob
       options.ghostLimit = ghostLimit.bytes
       options.timeout = timeout
+      options.checksumMemory = checksumMemory
       let (statistics, warnings) = try Dump.run(options, images: common.images)
       output.warn(warnings)
       output.show(statistics)

@@ -43,6 +43,12 @@ struct RestoreCommand: ParsableCommand {
   @Option(help: "Compare files with what was recorded of them: build-id (and size) or none.")
   var fileValidation: FileValidation = .buildID
 
+  @Flag(inversion: .prefixedNo, help: "Compare images with the checksums that the dump has written.")
+  var verify = true
+
+  @Flag(help: "Compare memory with its checksums too, if the dump has written them.")
+  var verifyMemory = false
+
   func run() throws {
     let output = try Output(common)
     var status: Int32 = 0
@@ -54,6 +60,8 @@ struct RestoreCommand: ParsableCommand {
       options.pidMethod = pidMethod
       options.pidRetries = pidRetries
       options.newPIDNamespace = newPidNamespace
+      options.verify = verify
+      options.verifyMemory = verifyMemory
       options.validateFiles = fileValidation != .none
       let result = try Restore.run(options, images: common.images)
       output.warn(result.warnings)

@@ -31,6 +31,48 @@ struct ImageDirectoryTests {
     #expect(try mode(folder + "/pages-1.img") == 0o600)
   }
 
+  @Test("Files are compared with their checksums, small ones, large ones, and those that others wrote")
+  func checksums() throws {
+    let temporary = try TemporaryDirectory()
+    let written = try temporary.images()
+    var buffer = ImageBuffer()
+    try written.write(FsEntry(), to: .fs(1), using: &buffer)
+    var large = try ImageWriter(.ghostFile(1), in: written)
+    for i in 0..<40 { try large.append(raw: [UInt8](repeating: UInt8(i), count: 10_000)) }
+    try large.finish()
+    let pages = try written.create(.pages(1))
+    try pages.writeAll([UInt8](repeating: 7, count: 300_000))
+    try pages.close()
+    #expect(written.checksums.map(\.name) == ["fs-1.img", "ghost-file-1.img"])
+    try written.noteMemory()
+    let list = written.checksums
+    #expect(list.map(\.name) == ["fs-1.img", "ghost-file-1.img", "pages-1.img"])
+    #expect(list.map(\.size).suffix(2) == [400_008, 300_000])
+
+    let read = try ImageDirectory(opening: FilePath(temporary.path))
+    try read.expect(list)
+    #expect(read.damage(memory: true).isEmpty)
+    for file in [ImageFile.fs(1), .ghostFile(1), .pages(1)] {
+      let whole = try temporary.contents(file)
+      var spoiled = whole
+      spoiled[whole.count - 1] ^= 4
+      try temporary.write(spoiled, to: file)
+      #expect(read.damage(memory: true) == [ImageError(file: file.fileName, .wrongChecksum)])
+      if file != .pages(1) {
+        #expect(throws: ImageError(file: file.fileName, .wrongChecksum)) { _ = try ImageReader(file, in: read).size }
+      }
+      try temporary.write(whole.dropLast(), to: file)
+      #expect(
+        read.damage(memory: true) == [
+          ImageError(file: file.fileName, .wrongSize(found: whole.count - 1, expected: whole.count))
+        ])
+      try temporary.write(whole, to: file)
+    }
+    var elsewhere = ImageChecksumEntry()
+    elsewhere.name = "../passwd"
+    #expect(throws: ImageError.self) { try read.expect([elsewhere]) }
+  }
+
   @Test("An image replaces one that was there, and does not write into it")
   func replaces() throws {
     let temporary = try TemporaryDirectory()

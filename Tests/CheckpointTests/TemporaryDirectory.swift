@@ -23,7 +23,7 @@ final class TemporaryDirectory {
     [UInt8](try Data(contentsOf: URL(fileURLWithPath: path + "/" + file.fileName)))
   }
 
-  func write(_ bytes: [UInt8], to file: ImageFile) throws {
+  func write(_ bytes: some Sequence<UInt8>, to file: ImageFile) throws {
     try Data(bytes).write(to: URL(fileURLWithPath: path + "/" + file.fileName))
   }
 }

@@ -50,9 +50,9 @@ struct  Img__ImageChecksumEntry
    */
   uint64_t size;
   /*
-   * Of the whole file.
+   * XXH3 of 64 bits, seed 0, of the whole file.
    */
-  uint32_t crc32c;
+  uint64_t xxh3;
 };
 #define IMG__IMAGE_CHECKSUM_ENTRY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&img__image_checksum_entry__descriptor) \

@@ -33,8 +33,8 @@ public struct ImageChecksumEntry: ImageMessage {
   public var name: String = ""
   /// Bytes.
   public var size: UInt64 = 0
-  /// Of the whole file.
-  public var crc32c: UInt32 = 0
+  /// XXH3 of 64 bits, seed 0, of the whole file.
+  public var xxh3: UInt64 = 0
 
   public init() {}
   public init(decoding bytes: RawSpan, in arena: borrowing ImageArena) throws(ImageError) {
@@ -53,14 +53,14 @@ extension ImageChecksumEntry: CMessage {
   init(raising c: UnsafePointer<Img__ImageChecksumEntry>) {
     name = raise(c.pointee.name)
     size = c.pointee.size
-    crc32c = c.pointee.crc32c
+    xxh3 = c.pointee.xxh3
   }
 
   func lower(to c: UnsafeMutablePointer<Img__ImageChecksumEntry>, in arena: borrowing ImageArena) {
     img__image_checksum_entry__init(c)
     c.pointee.name = arena.lower(name)
     c.pointee.size = size
-    c.pointee.crc32c = crc32c
+    c.pointee.xxh3 = xxh3
   }
 }
 
