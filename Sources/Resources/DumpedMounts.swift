@@ -116,7 +116,7 @@ extension NamespaceTable {
       if kind == Terminal.self, !mounts.isOuter(place.mount) {
         return "\(file.description): a terminal of a devpts of its own (pty)"
       }
-      return hidden(file, place) ? "\(file.description): a file below another mount (mount)" : nil
+      return isOutOfReach(file.link, place) ? "\(file.description): a file below another mount (mount)" : nil
     }
   }
 
@@ -126,11 +126,29 @@ extension NamespaceTable {
     return found.map { $0.st_dev == file.stat.st_dev && $0.st_ino == file.stat.st_ino } ?? false
   }
 
-  /// Whether something else is at a file's path.
-  private func hidden(_ file: DumpedFile, _ place: DumpedMounts.Place) -> Bool {
-    if file.link.suffix(10).elementsEqual(" (deleted)".utf8) { return false }
-    let path = place.prefix + file.linkText
-    return (try? mountID(at: AT_FDCWD, path, followLinks: false)) != place.mount.id
+  /// Why the directories of tasks cannot be opened again.
+  func objectionsToDirectories() throws(Failure) -> [String] {
+    var objections: [String] = []
+    for task in tasks where hasMounts {
+      for name in ["cwd", "root"] {
+        let (link, id) = try about("\(task.description): \(name)") { () throws(Errno) in
+          (try task.directory.link(name), try mountID(at: task.directory.rawValue, name))
+        }
+        guard let place = mounts.place(id, in: self), isOutOfReach(link, place) else { continue }
+        objections.append("\(task.description): \(name) -> \(link.text): a directory below another mount (mount)")
+      }
+    }
+    return objections
+  }
+
+  /// Whether a path on a mount lies below another one that restore leaves where it is: into the others' places it looks before
+  /// it puts them there.
+  private func isOutOfReach(_ path: [UInt8], _ place: DumpedMounts.Place) -> Bool {
+    let list = place.namespace.map { mounts.list($0) } ?? mounts.own
+    return list.contains { other in
+      other.parent == place.mount.id && other.id != place.mount.id && Mount.remainder(of: path, below: other.point) != nil
+        && mounts.own.contains { $0.device == other.device && $0.point == other.point && $0.root == other.root }
+    }
   }
 
   /// Where a file is; `nil` also for what no mount leads to.

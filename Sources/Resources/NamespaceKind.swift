@@ -150,7 +150,7 @@ public final class NamespaceTable {
   public func objections() throws(Failure) -> [String] {
     var objections: [String] = []
     for namespace in namespaces { objections += try namespace.kind.objections(namespace, self) }
-    return objections
+    return try objections + objectionsToDirectories()
   }
 
   public func record(_ dump: DumpContext) throws(Failure) {

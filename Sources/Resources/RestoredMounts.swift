@@ -12,12 +12,16 @@ import SystemPackage
 public final class RestoredMounts {
   private var entries: [UInt32: [MntEntry]] = [:]
   private var byID: [Int32: MntEntry] = [:]
+  /// What is mounted on a mount.
+  private var onTop: [Int32: [MntEntry]] = [:]
   /// Mounts that have been made, by the recorded ID.
   private var descriptors: [Int32: Int32] = [:]
   /// Mounts that stayed from the tool's namespace and lie hidden.
   private var hidden: Set<Int32> = []
   /// Mounts that are not the tree's.
   private var outer: Set<Int32> = []
+  /// What lies below a mount that was put there, opened before, by the mount's ID.
+  private var covered: [Int32: Int32] = [:]
   /// Mounts that are nowhere yet.
   private var prepared: [Int32: Int32] = [:]
   /// File systems of the tree, each as a mount of all of it that is nowhere, by device.
@@ -31,7 +35,7 @@ public final class RestoredMounts {
   deinit {
     // What was prepared is among the descriptors, once it is in its place.
     let mounts = Set(descriptors.values).union(prepared.values)
-    for fd in Array(mounts) + Array(fileSystems.values) {
+    for fd in Array(mounts) + Array(fileSystems.values) + Array(covered.values) {
       _ = cl_syscall(Int(__NR_close), Int(fd), 0, 0, 0, 0, 0)
     }
   }
@@ -72,6 +76,7 @@ public final class RestoredMounts {
       root.mountpoint == [UInt8(ascii: "/")]
     else { throw Failure("\(image): there is not exactly one mount that is the root of the others") }
     entries[namespace] = ordered
+    for entry in ordered.dropFirst() { onTop[entry.parent, default: []].append(entry) }
   }
 
   /// Other writers have no mark for what is not the tree's; they keep the content of what is.
@@ -222,6 +227,7 @@ public final class RestoredMounts {
         try about("move_mount") { () throws(Errno) in
           let place = try FileSystem.place(in: directory, path)
           try FileSystem.attach(mount, to: place.rawValue)
+          covered[entry.number] = place.release()
         }
         descriptors[entry.number] = mount
       }
@@ -285,15 +291,23 @@ public final class RestoredMounts {
   /// A path that leads to what `name` is in the namespace of a mount, through that very mount; `nil` if the mount is not of the tree.
   func path(_ name: [UInt8], through mount: Int32) throws(Failure) -> String? {
     guard let entry = byID[mount] else { return nil }
-    guard let descriptor = descriptors[mount], let rest = Mount.remainder(of: name, below: entry.mountpoint) else {
+    let above = above(name, on: mount)
+    let directory = above.map { covered[$0.number] } ?? descriptors[mount]
+    guard let directory, let rest = Mount.remainder(of: name, below: above?.mountpoint ?? entry.mountpoint) else {
       throw Failure("\(name.text): the mount of \(entry.type) at \(entry.mountpoint.text) cannot be reached (mount)")
     }
-    return "/proc/self/fd/\(descriptor)/\(rest.text)"
+    return "/proc/self/fd/\(directory)" + (rest.isEmpty ? "" : "/" + rest.text)
+  }
+
+  /// The lowest of the mounts that hide a path on another mount.
+  private func above(_ name: [UInt8], on mount: Int32) -> MntEntry? {
+    (onTop[mount] ?? []).filter { Mount.remainder(of: name, below: $0.mountpoint) != nil }
+      .max { $0.mountpoint.count < $1.mountpoint.count }
   }
 
   /// The same before anything is made: where this tool has the file; `nil` if it will only be there with the file system.
   func outerPath(_ name: [UInt8], through mount: Int32) -> String? {
-    guard let entry = byID[mount], outer.contains(mount), let outer = entry.outerPath,
+    guard let entry = byID[mount], outer.contains(mount), above(name, on: mount) == nil, let outer = entry.outerPath,
       let rest = Mount.remainder(of: name, below: entry.mountpoint)
     else { return nil }
     return outer.text + (rest.isEmpty ? "" : "/" + rest.text)

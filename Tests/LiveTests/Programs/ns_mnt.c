@@ -86,6 +86,7 @@ int main(int argc, char **argv) {
   int bound = MUST(open(path, O_RDONLY | O_DIRECTORY));
   sprintf(path, "%s/bound file", place);
   write_file(path, "under the mount\n", 0644), MUST(mount(path_of("file"), path, 0, MS_BIND, 0));
+  int bound_file = MUST(open(path, O_RDONLY));
   sprintf(path, "%s/again", place);
   MUST(mkdir(path, 0755)), MUST(mount(inside, path, 0, MS_BIND, 0));  // A part of the tmpfs at a second place.
   read_mounts(&mine);
@@ -108,7 +109,20 @@ int main(int argc, char **argv) {
     write_file(path, "changed\n", 0604);
     _exit(0);
   }
-  await("nested"), await("outside");
+  pid_t covered = MUST(fork());
+  if (covered == 0) {  // A mount comes over the directory that it is in.
+    MUST(unshare(CLONE_NEWNS));
+    int under = MUST(open(".", O_RDONLY | O_DIRECTORY));
+    MUST(mount("cover", inside, "tmpfs", 0, "size=1m"));
+    MUST(mkdir(strcat(strcpy(path, inside), "/dir"), 0755)), MUST(mount("second", path, "tmpfs", 0, "size=1m"));
+    child_cycle("covered");
+    has("second", "some text\n");
+    CHECK(faccessat(under, "holes", F_OK, 0) == 0, "what is covered is not what was open");
+    sprintf(path, "%s/text", inside), CHECK(access(path, F_OK) < 0, "it is not covered");
+    sprintf(path, "%s/dir", inside), CHECK(type_at(path) == 0x01021994, "the mount on the mount");
+    _exit(0);
+  }
+  await("nested"), await("outside"), await("covered");
   struct stat was, is;
   MUST(stat("text", &was));
   cycle();
@@ -158,14 +172,15 @@ int main(int argc, char **argv) {
   CHECK(strcmp(line, own), "the file from before is reached through a mount of the namespace");
   sprintf(path, "%s/bind", place), is_at(bound, path);
   CHECK(open(path, O_RDWR | O_TMPFILE, 0600) < 0 && errno == EROFS, "the bind can be written: %m");
-  sprintf(path, "%s/bound file", place), has(path, "outer file\n");
+  sprintf(path, "%s/bound file", place), has(path, "outer file\n"), is_at(bound_file, path);
   sprintf(path, "%s/sysfs", place), CHECK(type_at(path) == 0x62656572, "sysfs");
   sprintf(path, "%s/mqueue", place), CHECK(type_at(path) == 0x19800202, "mqueue");
   sprintf(path, "%s/devpts/ptmx", place), MUST(stat(path, &is)), CHECK(is.st_rdev == makedev(5, 2), "devpts");
+  child_passed(covered);
   here("checked"), child_passed(nested);
   has("text", "changed\n");
   CHECK(access("inner", F_OK) < 0, "the inner tmpfs is seen outside of it");
-  sprintf(path, "%s/bound file", place), MUST(umount(path)), has(path, "under the mount\n");
+  sprintf(path, "%s/bound file", place), close(bound_file), MUST(umount(path)), has(path, "under the mount\n");
   child_passed(outside);
   return pass();
 }
