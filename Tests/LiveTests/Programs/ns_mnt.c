@@ -123,6 +123,19 @@ int main(int argc, char **argv) {
     _exit(0);
   }
   await("nested"), await("outside"), await("covered");
+  pid_t joined = MUST(fork());
+  if (joined == 0) {  // Comes in from outside.
+    sprintf(path, "/proc/%d/ns/mnt", nested);
+    int there = MUST(open(path, O_RDONLY | O_CLOEXEC));
+    MUST(setns(there, CLONE_NEWNS)), close(there), MUST(chdir(inside));
+    child_cycle("joined");
+    has("inner", "inner text\n");
+    struct stat own, its;
+    MUST(stat("/proc/self/ns/mnt", &own)), MUST(stat(path, &its));
+    CHECK(own.st_ino == its.st_ino, "not the namespace that it joined");
+    _exit(0);
+  }
+  await("joined");
   struct stat was, is;
   MUST(stat("text", &was));
   cycle();
@@ -176,7 +189,7 @@ int main(int argc, char **argv) {
   sprintf(path, "%s/sysfs", place), CHECK(type_at(path) == 0x62656572, "sysfs");
   sprintf(path, "%s/mqueue", place), CHECK(type_at(path) == 0x19800202, "mqueue");
   sprintf(path, "%s/devpts/ptmx", place), MUST(stat(path, &is)), CHECK(is.st_rdev == makedev(5, 2), "devpts");
-  child_passed(covered);
+  child_passed(covered), child_passed(joined);
   here("checked"), child_passed(nested);
   has("text", "changed\n");
   CHECK(access("inner", F_OK) < 0, "the inner tmpfs is seen outside of it");
