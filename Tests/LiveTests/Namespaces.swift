@@ -66,6 +66,42 @@ extension Live {
       }
     }
 
+    /// What container runtimes put together: a root of its own with all the usual mounts, masked and read-only parts of proc, and
+    /// nothing left of the machine's.
+    @Test func aContainerWithARootOfItsOwn() throws {
+      let setUp = """
+        set -e; mount --make-rprivate /; mount -t tmpfs root root; cd root
+        mkdir usr etc proc sys dev tmp old work; for l in bin lib lib64 sbin; do ln -s usr/$l $l; done
+        mount --bind /usr usr; mount -o remount,bind,ro usr; mount --bind /etc etc; mount --bind .. work
+        mount -t proc proc proc; mount -t sysfs -o ro sysfs sys; mount -t tmpfs -o mode=755 dev dev
+        mknod dev/null c 1 3; mkdir dev/pts dev/shm dev/mqueue; mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
+        mount -t mqueue mqueue dev/mqueue; mount -t tmpfs shm dev/shm
+        mount --bind dev/null proc/version; mount --bind proc/sys proc/sys; mount -o remount,bind,ro proc/sys
+        hostname box; pivot_root . old; umount -l /old; exec bash /work/program
+        """
+      let program = """
+        list() { cut -d" " -f4- /proc/self/mountinfo | sort; }
+        echo kept >/dev/shm/kept; exec 7</dev/null 8</etc/hostname; list >/tmp/before
+        touch /work/ready; while [ ! -e /work/go ]; do sleep 0.05; done
+        list | cmp - /tmp/before && echo $$ $(hostname) $(cat /dev/shm/kept) $(cat /proc/version | wc -c) $(list | wc -l)
+        readlink /proc/self/fd/7 /proc/self/fd/8; [ -e /old/bin ] && echo the machine is seen; sleep 0 & wait $! && echo forks
+        """
+      try Job.run(
+        ["unshare", "-p", "-f", "-m", "-u", "-i", "bash", "./container"], named: "container",
+        prepare: { folder in
+          mkdir(folder + "/root", 0o755)
+          try Files.write(setUp, to: folder + "/container")
+          try Files.write(program, to: folder + "/program")
+        }
+      ) { job in
+        try job.waitFor("ready")
+        for _ in 1...3 { try job.cycle() }
+        try Files.write("", to: job.path("go"))
+        #expect(try job.finish() == 0)
+        #expect(try job.text("out") == "1 box kept 0 12\n/dev/null\n/etc/hostname\nforks\n")
+      }
+    }
+
     /// A shell in UTS, IPC and mount namespaces, with a tmpfs at `$TMP`. Its input is the named pipe `input`.
     private func container(_ name: String, _ script: String, _ body: (Job) throws -> Void) throws {
       let prepare = { (folder: String) in
