@@ -26,6 +26,10 @@ let package = Package(
       ],
       swiftSettings: strict),
 
+    // Spoiled image sets for the reader and the planner: scripts/fuzz.
+    .executableTarget(
+      name: "fuzz-images", dependencies: ["Restore", "Resources", "Linux", "CLinux", system], swiftSettings: strict),
+
     // A live tree becomes a checkpoint; a checkpoint becomes a live tree.
     .target(
       name: "Dump",

@@ -43,7 +43,7 @@ public struct Plan {
     restore = checkpoint.restore
     tasks = checkpoint.tasks
     threadCores = checkpoint.threadCores
-    numbers = Dictionary(uniqueKeysWithValues: tasks.enumerated().map { ($1.pid, $0) })
+    numbers = Dictionary(tasks.enumerated().map { ($1.pid, $0) }, uniquingKeysWith: { first, _ in first })
     tree = try RecordedTree(checkpoint)
     levels = Levels(tree, options)
     schedule = try Self.schedule(tree, levels, options)

@@ -234,6 +234,16 @@ extension Live {
       }
     }
 
+    /// Found by scripts/fuzz: it ended in a trap.
+    @Test func taskThatIsThereTwice() throws {
+      try withDumpedSleep { job in
+        let path = "\(job.images)/pstree.img"
+        let whole = try #require(Files.bytes(path))
+        try Files.write(whole + whole.dropFirst(8), to: path)
+        expectRefusal(try job.tryRestore(["--no-verify"]), naming: ["pstree.img", "\(job.pid)", "twice"])
+      }
+    }
+
     /// Checksums find it, whatever it would have done; memory only on request.
     @Test func imagesWithAFlippedBitAreNamed() throws {
       try Job.run(["sleep", "1000"], named: "sleep") { job in
