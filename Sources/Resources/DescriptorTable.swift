@@ -80,12 +80,11 @@ public enum DescriptorTable {
   public static func check(_ task: RestoredTask, _ restore: RestoreContext) throws(Failure) {
     var numbers: Set<UInt32> = []
     for entry in task.descriptors {
-      let place = "fdinfo-\(task.ids.filesId).img: descriptor \(entry.fd)"
+      var place: String { "fdinfo-\(task.ids.filesId).img: descriptor \(entry.fd)" }
       guard entry.fd < 1 << 20, numbers.insert(entry.fd).inserted else {
         throw Failure("\(place) is out of range, or there twice")
       }
-      let file = try restore.entry(entry.id, for: place)
-      try restore.kind(of: file).check(file, restore)
+      try restore.check(entry.id, for: place)
     }
   }
 
@@ -99,25 +98,58 @@ public enum DescriptorTable {
     sequence.makeRoom(calls: 1)
     sequence.current.call(
       __NR_close_range, 0, Argument(restore.service.first - 1), 0, for: "closing what it was made with")
-    for entry in task.descriptors {
+    sequence.forgetFetched()
+    // The table is empty now, and a file comes at the lowest free number: in ascending order most come where they belong.
+    let entries = task.descriptors.sorted { $0.fd < $1.fd }
+    var lowestFree: UInt32 = 0
+    var fillers: [Range<UInt32>] = []
+    for (i, entry) in entries.enumerated() {
+      if entry.fd > lowestFree, Int(entry.fd - lowestFree) <= entries.count - i {
+        fillers.append(lowestFree..<entry.fd)
+        fill(lowestFree..<entry.fd, restore, &sequence)
+        lowestFree = entry.fd
+      }
       let source = try restore.descriptor(entry.id, for: "task \(task.pid): descriptor \(entry.fd)")
-      sequence.makeRoom(calls: 3)
-      let flags = entry.flags & 1 != 0 ? O_CLOEXEC : 0
-      // The lowest free number may be the right one already; dup3 to itself is an error, so a detour is made.
-      let got = sequence.current.call(
-        __NR_pidfd_getfd, Argument(restore.service.tracer), Argument(source), 0, for: "getting descriptor",
-        UInt64(entry.fd))
-      sequence.current.call(
-        __NR_dup3, .result(got), Argument(task.scratchDescriptor), Argument(O_CLOEXEC),
-        for: "placing descriptor",
-        UInt64(entry.fd))
-      sequence.current.call(__NR_close, .result(got), for: "placing descriptor", UInt64(entry.fd))
+      get(entry, from: source, isNext: entry.fd == lowestFree, restore, &sequence)
+      if entry.fd == lowestFree { lowestFree += 1 }
+    }
+    for range in fillers {
       sequence.makeRoom(calls: 1)
       sequence.current.call(
-        __NR_dup3, Argument(task.scratchDescriptor), Argument(entry.fd), Argument(flags),
-        for: "placing descriptor",
-        UInt64(entry.fd))
+        __NR_close_range, Argument(range.lowerBound), Argument(range.upperBound - 1), 0, for: "emptying descriptors from",
+        UInt64(range.lowerBound))
     }
+  }
+
+  /// Takes up numbers that are to stay free.
+  private static func fill(_ range: Range<UInt32>, _ restore: RestoreContext, _ sequence: inout ProgramSequence) {
+    for number in range {
+      sequence.makeRoom(calls: 1)
+      sequence.current.call(
+        __NR_fcntl, Argument(restore.service.images), 1030 /* F_DUPFD_CLOEXEC */, 0, expect: Int64(number),
+        for: "filling descriptor", UInt64(number))
+    }
+  }
+
+  /// Gets a file that belongs at the lowest free number, or at a higher one. It comes with close-on-exec (man 2 pidfd_getfd).
+  private static func get(
+    _ entry: FdinfoEntry, from source: Int32, isNext: Bool, _ restore: RestoreContext, _ sequence: inout ProgramSequence
+  ) {
+    sequence.makeRoom(calls: 3)
+    let detail = UInt64(entry.fd)
+    let closesOnExec = entry.flags & 1 != 0
+    let got = sequence.current.call(
+      __NR_pidfd_getfd, Argument(restore.service.tracer), Argument(source), 0, expect: isNext ? Int64(entry.fd) : nil,
+      for: "getting descriptor", detail)
+    if isNext {
+      if !closesOnExec {
+        sequence.current.call(__NR_fcntl, .result(got), Argument(F_SETFD), 0, for: "keeping over exec descriptor", detail)
+      }
+      return
+    }
+    sequence.current.call(
+      __NR_dup3, .result(got), Argument(entry.fd), Argument(closesOnExec ? O_CLOEXEC : 0), for: "placing descriptor", detail)
+    sequence.current.call(__NR_close, .result(got), for: "placing descriptor", detail)
   }
 
   /// Appends what the process must do itself once every process has its descriptors.

@@ -15,10 +15,7 @@ public enum FileSystemContext {
 
   public static func check(_ task: RestoredTask, _ restore: RestoreContext) throws(Failure) {
     guard let fs = task.fs else { return }
-    for id in [fs.cwdId, fs.rootId] {
-      let entry = try restore.entry(id, for: "fs-\(task.pid).img")
-      try restore.kind(of: entry).check(entry, restore)
-    }
+    for id in [fs.cwdId, fs.rootId] { try restore.check(id, for: "fs-\(task.pid).img") }
   }
 
   public static func restore(

@@ -295,6 +295,9 @@ public struct ProgramSequence {
 
   public var number: Int { programs.count }
 
+  /// What has been fetched is closed by now.
+  mutating func forgetFetched() { fetched = [:] }
+
   /// A descriptor of the tracer, in the task: got once in each program (man 2 pidfd_getfd). There is room for one call.
   public mutating func fetch(_ descriptor: Int32, _ restore: RestoreContext) -> Argument {
     if let known = fetched[descriptor], known.program == number { return .result(known.call) }

@@ -109,7 +109,13 @@ public enum Pipe: FileKind {
         restore.keep(Descriptor(write), as: name + "write")
       }
       let writes = pipe.flags & UInt32(O_ACCMODE) != UInt32(O_RDONLY)
-      let end = restore.kept(name + (writes ? "write" : "read")) ?? -1
+      let endName = name + (writes ? "write" : "read")
+      let end = restore.kept(endName) ?? -1
+      // The descriptions of pipe2 are for whoever had such: those that come by a path have O_LARGEFILE.
+      if pipe.flags & largeFile == 0, restore.isFirstUse(of: endName) {
+        try pipe.fown.restore(to: end, flags: pipe.flags)
+        return Descriptor(end)
+      }
       // A description of its own, with its own flags.
       let flags = Int32(bitPattern: pipe.flags) & (O_ACCMODE | O_NONBLOCK)
       let descriptor = try Descriptor.open("/proc/self/fd/\(end)", flags)
@@ -117,6 +123,9 @@ public enum Pipe: FileKind {
       return descriptor
     }
   }
+
+  /// O_LARGEFILE as 64-bit kernels set it by themselves (fs/open.c: build_open_how, force_o_largefile).
+  private static let largeFile: UInt32 = 0o100000
 
   /// Gives a pipe its size and content; leaves it in packet mode if packets were put in.
   static func fill(_ writeEnd: Int32, _ content: (PipeDataEntry, [UInt8])?) throws(Errno) {

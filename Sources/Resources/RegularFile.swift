@@ -65,6 +65,21 @@ public enum RegularFile: FileKind {
   public static func check(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) {
     let reg = try part(of: entry)
     guard restore.remaps[entry.id] == nil else { return }
+    let expectation = Expectation(name: reg.name, mode: reg.mode, size: reg.size, buildID: reg.buildId)
+    if restore.confirmedFiles.contains(expectation) { return }
+    try confirm(reg, restore)
+    restore.confirmedFiles.insert(expectation)
+  }
+
+  /// What the images say of the file behind a name.
+  struct Expectation: Hashable {
+    var name: [UInt8]
+    var mode: UInt32?
+    var size: UInt64?
+    var buildID: [UInt32]
+  }
+
+  private static func confirm(_ reg: RegFileEntry, _ restore: RestoreContext) throws(Failure) {
     let subject = "file \(reg.name.text)"
     let isInner = restore.mounts.contains(reg.mount)
     guard let path = isInner ? restore.mounts.outerPath(reg.name, through: reg.mount) : reg.name.text else { return }

@@ -37,10 +37,15 @@ public final class RestoreContext {
   /// Items of interest lists that are still to be added, by the ID of their epoll instance.
   var interestLists: [UInt32: Epoll.InterestList] = [:]
 
+  /// IDs of descriptions that have been checked.
+  private var checked: Set<UInt32> = []
+  /// Files that are what the images say: many descriptions may be of the same one.
+  var confirmedFiles: Set<RegularFile.Expectation> = []
   /// Descriptions that have been made, by ID, as descriptors of this process.
   private var opened: [UInt32: Int32] = [:]
   /// Other descriptors to close at the end, such as both ends of a pipe, by whatever its kind calls them.
   private var kept: [String: Int32] = [:]
+  private var givenOut: Set<String> = []
 
   public init(options: RestoreOptions, directory: consuming ImageDirectory, files: [FileEntry])
     throws(Failure)
@@ -58,10 +63,35 @@ public final class RestoreContext {
   }
 
   deinit {
-    for fd in opened.values { _ = cl_syscall(Int(__NR_close), Int(fd), 0, 0, 0, 0, 0) }
+    Self.close(Set(opened.values).union(kept.values))
     sharedMemory.closeAll()
     namespaces.closeAll()
-    for fd in kept.values { _ = cl_syscall(Int(__NR_close), Int(fd), 0, 0, 0, 0, 0) }
+  }
+
+  /// Closes many descriptors, neighbours by one call.
+  private static func close(_ descriptors: Set<Int32>) {
+    var run: ClosedRange<Int32>?
+    func flush() {
+      guard let run else { return }
+      _ = cl_syscall(Int(__NR_close_range), Int(run.lowerBound), Int(run.upperBound), 0, 0, 0, 0)
+    }
+    for fd in descriptors.sorted() {
+      if let last = run, last.upperBound + 1 == fd {
+        run = last.lowerBound...fd
+      } else {
+        flush()
+        run = fd...fd
+      }
+    }
+    flush()
+  }
+
+  /// Checks the entry of a description before anything is made, unless that has been done for another user of it.
+  func check(_ id: UInt32, for user: @autoclosure () -> String) throws(Failure) {
+    if checked.contains(id) { return }
+    let entry = try entry(id, for: user())
+    try kind(of: entry).check(entry, self)
+    checked.insert(id)
   }
 
   /// The entry of a description, or the complaint that it is missing.
@@ -72,12 +102,15 @@ public final class RestoreContext {
 
   /// The kind of an entry.
   public func kind(of entry: FileEntry) throws(Failure) -> any FileKind.Type {
-    guard let kind = fileKinds.first(where: { $0.type == entry.type }) else {
+    guard let kind = Self.kinds[entry.type.rawValue] else {
       throw Failure(
         "files.img: file \(entry.id) is of the kind \(entry.type), which swift-restore does not restore yet")
     }
     return kind
   }
+
+  private static let kinds = Dictionary(
+    fileKinds.map { ($0.type.rawValue, $0) }, uniquingKeysWith: { first, _ in first })
 
   /// A descriptor, in this process, of the description with this ID; made if it is asked for the first time.
   public func descriptor(_ id: UInt32, for user: @autoclosure () -> String) throws(Failure) -> Int32 {
@@ -91,6 +124,9 @@ public final class RestoreContext {
 
   /// A descriptor that was kept under a name.
   public func kept(_ name: String) -> Int32? { kept[name] }
+
+  /// Whether what is kept under a name is given out for the first time. Who takes it as a description does not close it.
+  func isFirstUse(of name: String) -> Bool { givenOut.insert(name).inserted }
 
   public func keep(_ descriptor: consuming Descriptor, as name: String) { kept[name] = descriptor.release() }
 }
@@ -112,7 +148,8 @@ public struct RestoreOptions: Sendable {
   public var sibling = false
   /// Compare size and build-id of files with what was recorded.
   public var validateFiles = true
-  public var transparentHugePages = true
+  /// Memory that fills whole huge pages gets such, whatever the size of its pages was (``Prefault``).
+  public var transparentHugePages = false
   /// Compare images with their checksums.
   public var verify = true
   /// Those of memory too.

@@ -17,7 +17,6 @@ final class Construction {
   private let areaMemory: Descriptor
   /// Descriptors of this process that every stub inherits.
   private var inherited: [Int32] = []
-  private let descriptorLimit: Int32
 
   /// This process's child: the root, or whom the root hangs below. Once it exists.
   var topPID: Int32 = 0
@@ -35,7 +34,7 @@ final class Construction {
   init(_ plan: Plan) throws(Failure) {
     self.plan = plan
     restore = plan.restore
-    descriptorLimit = Self.raiseDescriptorLimit()
+    Self.raiseDescriptorLimit()
     let memory = try about("making the executors' area") { () throws(Errno) in
       let memory = try memfdCreate("swift-restore-area")
       try syscall(__NR_ftruncate, Int(memory.rawValue), ExecutorArea.size(slots: plan.slotSizes))
@@ -55,12 +54,11 @@ final class Construction {
   deinit { closeServices() }
 
   /// As many descriptors as the hard limit allows: the tree's files are all open here for a moment.
-  private static func raiseDescriptorLimit() -> Int32 {
+  private static func raiseDescriptorLimit() {
     var limit = rlimit()
     getrlimit(__rlimit_resource_t(7), &limit)
     limit.rlim_cur = limit.rlim_max
     setrlimit(__rlimit_resource_t(7), &limit)
-    return Int32(clamping: limit.rlim_max)
   }
 
   /// Service descriptors lie above every number that the tree uses.
@@ -83,13 +81,14 @@ final class Construction {
         let file = try Descriptor.open("/proc/sys/kernel/ns_last_pid", O_WRONLY)
         service.lastPID = try inherit(file.rawValue)
       }
+      // Numbers that are taken already, so that nothing else comes there: each sharer of a table has its own. Not far above
+      // the others, or every task would have a table that large.
+      let common = try inherit(own.rawValue)
+      for (i, task) in plan.tasks.enumerated() {
+        task.scratchDescriptor = plan.sharesFiles(i) ? try inherit(own.rawValue) : common
+      }
     }
     restore.service = service
-    // Far above what a stage has open at the same time; each sharer of a table has a number of its own.
-    for (i, task) in plan.tasks.enumerated() {
-      let index = plan.sharesFiles(i) ? Int32(i) : 0
-      task.scratchDescriptor = min(service.first + 4096 + index, descriptorLimit - 1 - index)
-    }
   }
 
   private func closeServices() {
@@ -136,23 +135,36 @@ final class Construction {
 
   // MARK: Running programs
 
-  /// Runs one sequence after the other in each slot, many slots at the same time: enough to keep every core busy, and not so
-  /// many that their programs fill this process's memory.
-  func run(_ work: [(name: String, sequence: ProgramSequence)]) throws(Failure) {
+  /// The programs of one slot, and whose they are.
+  typealias Work = (name: String, sequence: ProgramSequence)
+
+  /// Runs one sequence after the other in each slot, many slots at the same time.
+  func run(_ work: [Work]) throws(Failure) { try run(work) { (work) throws(Failure) -> Work in work } }
+
+  /// Composes programs for each item and runs them, many slots at the same time: enough to keep every core busy, and not so
+  /// many that their programs fill this process's memory. A program runs as soon as it is composed.
+  func run<Item>(_ items: [Item], _ compose: (Item) throws(Failure) -> Work) throws(Failure) {
     let batch = 32
-    for start in stride(from: 0, to: work.count, by: batch) {
-      let part = work[start..<min(start + batch, work.count)]
-      let rounds = part.map(\.sequence.programs.count).max() ?? 0
-      for round in 0..<rounds {
-        let running = part.filter {
-          round < $0.sequence.programs.count && !$0.sequence.programs[round].isEmpty
-        }
-        for item in running {
-          item.sequence.slot.load(item.sequence.programs[round])
-          area.start(item.sequence.slot)
-        }
+    for start in stride(from: 0, to: items.count, by: batch) {
+      var running: [Work] = []
+      for item in items[start..<min(start + batch, items.count)] {
+        let work = try compose(item)
+        let program = work.sequence.programs[0]
+        if program.isEmpty { continue }
+        work.sequence.slot.load(program)
+        area.start(work.sequence.slot)
+        running.append(work)
+      }
+      var round = 0
+      while !running.isEmpty {
         try area.waitAll { () throws(Failure) in try checkLiving() }
-        for item in running { try item.sequence.slot.check(item.sequence.programs[round], task: item.name) }
+        for work in running { try work.sequence.slot.check(work.sequence.programs[round], task: work.name) }
+        round += 1
+        running = running.filter { round < $0.sequence.programs.count }
+        for work in running {
+          work.sequence.slot.load(work.sequence.programs[round])
+          area.start(work.sequence.slot)
+        }
       }
       area.forgetPages()
     }
