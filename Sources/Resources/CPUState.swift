@@ -11,8 +11,12 @@ public enum CPUState {
     case ymm = 2, boundRegisters = 3, boundConfiguration = 4, opmask = 5, zmmUpper = 6, hi16ZMM = 7, pkru = 9
 
     /// Where it lies in the standard format, from the start of the area; `nil` if this CPU does not have it.
-    var range: Range<Int>? {
-      let word = cl_xsave_component(rawValue)
+    var range: Range<Int>? { Self.ranges[Int(rawValue)] }
+
+    /// Asked once: CPUID is slow in a virtual machine.
+    private static let ranges: [Range<Int>?] = (0...pkru.rawValue).map { number in
+      guard number >= ymm.rawValue else { return nil }
+      let word = cl_xsave_component(number)
       let offset = Int(word >> 32)
       let size = Int(word & 0xffff_ffff)
       return size == 0 ? nil : offset..<(offset + size)
@@ -110,17 +114,16 @@ public enum CPUState {
     return registers.restartingCall(restartBlockIsValid: false)
   }
 
-  /// The XSAVE area of a restored thread, laid over `current`, which has this CPU's size and layout.
-  public static func extendedState(of info: ThreadInfoX86, over current: [UInt8]) -> [UInt8] {
+  /// The XSAVE area of a restored thread, of as many bytes as this CPU's has.
+  public static func extendedState(of info: ThreadInfoX86, size: Int) -> [UInt8] {
     let e = info.fpregs
-    var area = [UInt8](repeating: 0, count: current.count)
+    var area = [UInt8](repeating: 0, count: size)
     area.withUnsafeMutableBytes { bytes in
       func put<T: FixedWidthInteger>(_ values: [T], at offset: Int, limit: Int) {
-        for (i, value) in values.enumerated() {
-          let at = offset + i * MemoryLayout<T>.size
-          if at + MemoryLayout<T>.size <= min(limit, bytes.count) {
-            bytes.storeBytes(of: value, toByteOffset: at, as: T.self)
-          }
+        let room = max(min(limit, bytes.count) - offset, 0) / MemoryLayout<T>.size * MemoryLayout<T>.size
+        values.withUnsafeBytes {
+          UnsafeMutableRawBufferPointer(rebasing: bytes[min(offset, bytes.count)...])
+            .copyMemory(from: UnsafeRawBufferPointer(rebasing: $0.prefix(room)))
         }
       }
       func put<T: FixedWidthInteger>(_ values: [T], _ component: Component) {

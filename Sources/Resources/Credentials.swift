@@ -18,7 +18,13 @@ public struct Credentials: TaskState {
   }
 
   public func record(from slot: Slot, of thread: DumpedThread, into core: inout CoreEntry) {
-    let status = thread.status
+    let secureBits = UInt32(truncatingIfNeeded: slot.result(secureBits))
+    core.thread.creds = Self.entry(thread.status, secureBits: secureBits)
+    core.thread.pdeathSig = slot.value(parentDeath, as: UInt32.self)
+  }
+
+  /// What `/proc/PID/status` shows of a thread, which tells everything but the secure bits.
+  static func entry(_ status: ProcStatus, secureBits: UInt32) -> CredsEntry {
     var entry = CredsEntry()
     if status.uids.count == 4 {
       (entry.uid, entry.euid, entry.suid, entry.fsuid) = (
@@ -31,24 +37,35 @@ public struct Credentials: TaskState {
       )
     }
     entry.groups = status.groups
-    entry.capInh = Self.words(status.capInheritable)
-    entry.capPrm = Self.words(status.capPermitted)
-    entry.capEff = Self.words(status.capEffective)
-    entry.capBnd = Self.words(status.capBounding)
-    entry.capAmb = Self.words(status.capAmbient)
-    entry.secbits = UInt32(truncatingIfNeeded: slot.result(secureBits))
+    entry.capInh = words(status.capInheritable)
+    entry.capPrm = words(status.capPermitted)
+    entry.capEff = words(status.capEffective)
+    entry.capBnd = words(status.capBounding)
+    entry.capAmb = words(status.capAmbient)
+    entry.secbits = secureBits
     entry.noNewPrivs = status.noNewPrivileges ? 1 : 0
-    core.thread.creds = entry
-    core.thread.pdeathSig = slot.value(parentDeath, as: UInt32.self)
+    return entry
   }
 
   public static func restore(_ thread: RestoredThread, _ program: inout SyscallProgram) {
-    if let entry = thread.core.thread.creds { restore(entry, bounding: ownBounding, &program) }
+    if let entry = thread.core.thread.creds, !isSame(entry, thread.stub?.credentials) {
+      restore(entry, bounding: ownBounding, &program)
+    }
     if let signal = thread.core.thread.pdeathSig, signal != 0 {
       // After the IDs: a change of those clears it (man 2 PR_SET_PDEATHSIG).
       program.call(
         __NR_prctl, 1 /* PR_SET_PDEATHSIG */, Argument(signal), for: "setting the parent-death signal")
     }
+  }
+
+  /// Whether two entries agree in all that is restored.
+  private static func isSame(_ a: CredsEntry, _ b: CredsEntry?) -> Bool {
+    guard let b else { return false }
+    return (a.uid, a.euid, a.suid, a.fsuid) == (b.uid, b.euid, b.suid, b.fsuid)
+      && (a.gid, a.egid, a.sgid, a.fsgid) == (b.gid, b.egid, b.sgid, b.fsgid) && a.groups == b.groups
+      && mask(a.capInh) == mask(b.capInh) && mask(a.capPrm) == mask(b.capPrm) && mask(a.capEff) == mask(b.capEff)
+      && mask(a.capBnd) == mask(b.capBnd) && mask(a.capAmb) == mask(b.capAmb) && a.secbits == b.secbits
+      && a.noNewPrivs ?? 0 == b.noNewPrivs ?? 0
   }
 
   private static func restore(_ entry: CredsEntry, bounding: UInt64, _ program: inout SyscallProgram) {

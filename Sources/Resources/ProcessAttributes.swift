@@ -31,7 +31,10 @@ public struct ProcessAttributes: TaskState {
 
   public static func restore(_ thread: RestoredThread, _ program: inout SyscallProgram) {
     let core = thread.core.task
-    program.call(__NR_personality, Argument(core.personality), for: "setting the personality")
+    // An exec changes some bits of a personality that is not 0.
+    if core.personality != 0 || thread.stub?.personality != 0 {
+      program.call(__NR_personality, Argument(core.personality), for: "setting the personality")
+    }
     if core.childSubreaper == true {
       program.call(__NR_prctl, 36 /* PR_SET_CHILD_SUBREAPER */, 1, for: "becoming a subreaper")
     }

@@ -5,7 +5,7 @@ import Tracee
 
 /// Resource limits (man 2 prlimit64), all sixteen.
 public struct ResourceLimits: TaskState {
-  private static let count = 16
+  static let count = 16
   private static let names = [
     "CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS", "SIGPENDING",
     "MSGQUEUE", "NICE", "RTPRIO", "RTTIME",
@@ -39,11 +39,9 @@ public struct ResourceLimits: TaskState {
   public static func restore(_ thread: RestoredThread, _ program: inout SyscallProgram) {
     for (i, recorded) in (thread.core.task.rlimits?.rlimits ?? []).enumerated().prefix(count) {
       var value = (recorded.cur, recorded.max)
-      var own: (UInt64, UInt64) = (UInt64.max, UInt64.max)
-      let known = withUnsafeMutablePointer(to: &own) {
-        cl_syscall(Int(__NR_prlimit64), 0, i, 0, Int(bitPattern: $0), 0, 0)
-      }
-      if known == 0, recorded.max > own.1, !Capabilities.own.contains(.sysResource) {
+      let stub = thread.stub?.limits[i]
+      if let stub, stub == value { continue }
+      if let own = stub, own.0 <= own.1, recorded.max > own.1, !Capabilities.own.contains(.sysResource) {
         value = (min(recorded.cur, own.1), own.1)
         thread.warnings.append(
           "task \(thread.pid): hard limit RLIMIT_\(names[i]) stays at \(own.1) instead of \(recorded.max): needs CAP_SYS_RESOURCE"

@@ -2,11 +2,19 @@ import Checkpoint
 import Linux
 import Tracee
 
+/// A thread's core image, held once for all who look at it: it is large.
+public final class CoreImage {
+  public let entry: CoreEntry
+
+  public init(_ entry: CoreEntry) { self.entry = entry }
+}
+
 /// A process under restore: its images, and the slots through which it is made.
 public final class RestoredTask {
   /// PID in the namespace of the tree's root.
   public let pid: UInt32
-  public let core: CoreEntry
+  public let image: CoreImage
+  public var core: CoreEntry { _read { yield image.entry } }
   public let ids: TaskKobjIdsEntry
   public var memory = MmEntry()
   public var fs: FsEntry?
@@ -16,12 +24,12 @@ public final class RestoredTask {
   public var threads: [RestoredThread] = []
   /// PID in the tracer's namespace, once it exists.
   public var tracerPID: Int32 = 0
-  /// A descriptor number that is free in the task for a moment.
+  /// A descriptor number of the task that a file can be put at for a moment: nothing else comes there.
   public var scratchDescriptor: Int32 = -1
 
-  public init(pid: UInt32, core: CoreEntry, ids: TaskKobjIdsEntry) {
+  public init(pid: UInt32, core: CoreImage, ids: TaskKobjIdsEntry) {
     self.pid = pid
-    self.core = core
+    image = core
     self.ids = ids
   }
 
@@ -64,7 +72,7 @@ public final class RestoredTask {
     var index = 0
     let vmas = memory.vmas.filter { !$0.kinds.contains(.guardPages) }
     for entry in pagemap {
-      let place = "\(image): \(entry.pageCount) pages at 0x\(String(entry.vaddr, radix: 16))"
+      var place: String { "\(image): \(entry.pageCount) pages at 0x\(String(entry.vaddr, radix: 16))" }
       guard entry.vaddr % 4096 == 0, entry.vaddr >= end, entry.pageCount <= 1 << 36,
         entry.vaddr <= AddressSpace.userSpaceEnd
       else { throw Failure("\(place): not a page range above the one before") }

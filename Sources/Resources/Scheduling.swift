@@ -13,7 +13,7 @@ public struct Scheduling: TaskState {
   )
   private static let attributesSize = 56
   /// 1024 CPUs
-  private static let maskBytes = 128
+  static let maskBytes = 128
   private static let deadlinePolicy: UInt32 = 6
 
   private let attributes: SyscallProgram.Buffer
@@ -55,18 +55,18 @@ public struct Scheduling: TaskState {
 
   public static func restore(_ thread: RestoredThread, _ program: inout SyscallProgram) {
     let core = thread.core.thread
-    if let slack = core.timerSlackNs {
+    if let slack = core.timerSlackNs, slack != thread.stub?.timerSlack {
       program.call(__NR_prctl, 29, Argument(slack), for: "setting the timer slack")
     }
     if let priority = core.ioprio, priority != 0 {
       program.call(__NR_ioprio_set, 1, 0, Argument(priority), for: "setting the I/O priority")
     }
-    if let mask = core.cpuAffinity, !mask.isEmpty {
+    if let mask = core.cpuAffinity, !mask.isEmpty, mask != thread.stub?.affinity {
       program.call(
         __NR_sched_setaffinity, 0, Argument(mask.count), Argument(program.place(mask)),
         for: "setting the CPU affinity")
     }
-    if let nice = core.schedNice {
+    if let nice = core.schedNice, nice != thread.stub?.nice {
       program.call(__NR_setpriority, 0, 0, Argument(nice), for: "setting the nice value")
     }
     if let policy = core.schedPolicy, policy != 0 || core.schedFlags ?? 0 != 0 {

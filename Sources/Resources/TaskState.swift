@@ -52,7 +52,8 @@ public final class DumpedThread {
 
 /// A thread under restore: its image, and the slot through which it is made.
 public final class RestoredThread {
-  public let core: CoreEntry
+  public let image: CoreImage
+  public var core: CoreEntry { _read { yield image.entry } }
   public let isLeader: Bool
   /// PID of the process and ID of the thread, in their own PID namespace.
   public let pid: UInt32
@@ -65,9 +66,11 @@ public final class RestoredThread {
   /// What could not be given back exactly; said to the user.
   public var warnings: [String] = []
   public weak var task: RestoredTask?
+  /// What it has already.
+  public var stub: StubState?
 
-  public init(core: CoreEntry, isLeader: Bool, pid: UInt32, tid: UInt32, slot: Slot) {
-    self.core = core
+  public init(core: CoreImage, isLeader: Bool, pid: UInt32, tid: UInt32, slot: Slot) {
+    image = core
     self.isLeader = isLeader
     self.pid = pid
     self.tid = tid

@@ -13,7 +13,7 @@ struct LoadedCheckpoint {
   /// In the order of `tree`.
   let tasks: [RestoredTask]
   /// For each task, the core images of its threads; the leader's is first.
-  let threadCores: [[CoreEntry]]
+  let threadCores: [[CoreImage]]
 
   init(_ options: RestoreOptions, images: String) throws(Failure) {
     let directory = try Self.open(images)
@@ -35,7 +35,7 @@ struct LoadedCheckpoint {
     guard !tree.isEmpty else { throw Failure("pstree.img has no task") }
     try Self.readShared(restore)
     var tasks: [RestoredTask] = []
-    var threadCores: [[CoreEntry]] = []
+    var threadCores: [[CoreImage]] = []
     for entry in tree {
       let (task, cores) = try Self.readTask(entry, like: tasks.last, restore)
       tasks.append(task)
@@ -116,11 +116,9 @@ struct LoadedCheckpoint {
   }
 
   private static func readTask(_ entry: PstreeEntry, like previous: RestoredTask?, _ restore: RestoreContext) throws(Failure) -> (
-    RestoredTask, [CoreEntry]
+    RestoredTask, [CoreImage]
   ) {
-    var core = try restore.one(CoreEntry.self, .core(entry.pid))
-    // Relatives have much in common; what is equal is held once.
-    if let alike = previous?.core.tc?.sigactions, core.tc?.sigactions == alike { core.tc?.sigactions = alike }
+    let core = try readCore(entry.pid, like: previous?.image, restore)
     guard core.mtype == .x86_64 else {
       throw Failure("core-\(entry.pid).img: made on the architecture \(core.mtype); this is x86-64")
     }
@@ -128,25 +126,27 @@ struct LoadedCheckpoint {
       throw Failure("core-\(entry.pid).img: the part of the process (tc) is missing")
     }
     if core.tc?.taskState == 2 || core.tc?.taskState == 6 {
-      return (RestoredTask(pid: entry.pid, core: core, ids: TaskKobjIdsEntry()), [core])
+      let image = CoreImage(core)
+      return (RestoredTask(pid: entry.pid, core: image, ids: TaskKobjIdsEntry()), [image])
     }
     // Today's writers say it twice; what is there has to be whole.
     let apart = try restore.all(TaskKobjIdsEntry.self, .ids(entry.pid), optional: core.ids != nil).first
     guard let ids = core.ids ?? apart else { throw Failure("ids-\(entry.pid).img is empty") }
-    let task = RestoredTask(pid: entry.pid, core: core, ids: ids)
+    let task = RestoredTask(pid: entry.pid, core: CoreImage(core), ids: ids)
     task.memory = try restore.one(MmEntry.self, .mm(entry.pid))
-    if let alike = previous?.memory {
-      if task.memory.vmas == alike.vmas { task.memory.vmas = alike.vmas }
-      if task.memory.mmSavedAuxv == alike.mmSavedAuxv { task.memory.mmSavedAuxv = alike.mmSavedAuxv }
+    if let previous {
+      share(previous.memory.vmas, with: &task.memory.vmas)
+      share(previous.memory.mmSavedAuxv, with: &task.memory.mmSavedAuxv)
     }
     task.fs = try restore.all(FsEntry.self, .fs(entry.pid), optional: true).first
     task.descriptors = try restore.all(FdinfoEntry.self, .fdinfo(ids.filesId), optional: true)
-    try readPagemap(task, restore)
-    var cores = [core]
+    if let previous { share(previous.descriptors, with: &task.descriptors) }
+    try readPagemap(task, like: previous, restore)
+    var cores = [task.image]
     for tid in entry.threads where tid != entry.pid {
-      cores.append(try restore.one(CoreEntry.self, .core(tid)))
+      cores.append(CoreImage(try readCore(tid, like: cores.last, restore)))
     }
-    for (i, core) in cores.enumerated() where core.threadInfo == nil || core.threadCore == nil {
+    for (i, core) in cores.enumerated() where core.entry.threadInfo == nil || core.entry.threadCore == nil {
       let tid = i == 0 ? entry.pid : entry.threads.filter { $0 != entry.pid }[i - 1]
       throw Failure(
         "core-\(tid).img: the registers (thread_info) or the thread's part (thread_core) are missing")
@@ -154,7 +154,25 @@ struct LoadedCheckpoint {
     return (task, cores)
   }
 
-  private static func readPagemap(_ task: RestoredTask, _ restore: RestoreContext) throws(Failure) {
+  /// Relatives have much in common; what is equal is held once.
+  private static func share<T: Equatable>(_ value: T, with other: inout T) {
+    if other == value { other = value }
+  }
+
+  private static func readCore(_ tid: UInt32, like previous: CoreImage?, _ restore: RestoreContext) throws(Failure)
+    -> CoreEntry
+  {
+    var core = try restore.one(CoreEntry.self, .core(tid))
+    if let alike = previous?.entry {
+      if let actions = alike.tc?.sigactions, core.tc?.sigactions == actions { core.tc?.sigactions = actions }
+      if let limits = alike.tc?.rlimits, core.tc?.rlimits == limits { core.tc?.rlimits = limits }
+      if let state = alike.threadInfo?.fpregs, core.threadInfo?.fpregs == state { core.threadInfo?.fpregs = state }
+      if let creds = alike.threadCore?.creds, core.threadCore?.creds == creds { core.threadCore?.creds = creds }
+    }
+    return core
+  }
+
+  private static func readPagemap(_ task: RestoredTask, like previous: RestoredTask?, _ restore: RestoreContext) throws(Failure) {
     do throws(ImageError) {
       var image = try ImageReader(.pagemap(task.pid), in: restore.directory)
       guard let head = try image.next(PagemapHead.self) else {
@@ -162,18 +180,18 @@ struct LoadedCheckpoint {
       }
       task.pagesID = head.pagesId
       while let entry = try image.next(PagemapEntry.self) { task.pagemap.append(entry) }
+      if let previous { share(previous.pagemap, with: &task.pagemap) }
     } catch {
       throw Failure(error)
     }
-    let size: UInt64
-    if restore.directory.contains(.pages(task.pagesID)) {
-      size = try about("pages-\(task.pagesID).img") { () throws(Errno) in
-        UInt64(
-          try fstat(at: restore.directory.descriptor.rawValue, ImageFile.pages(task.pagesID).fileName).st_size
-        )
+    let size = try about("pages-\(task.pagesID).img") { () throws(Errno) -> UInt64 in
+      do throws(Errno) {
+        return UInt64(
+          try fstat(at: restore.directory.descriptor.rawValue, ImageFile.pages(task.pagesID).fileName).st_size)
+      } catch {
+        guard error == .noSuchFileOrDirectory else { throw error }
+        return 0
       }
-    } else {
-      size = 0
     }
     try task.checkPages(size: size)
   }
@@ -187,7 +205,11 @@ extension RestoreContext {
 
   /// All entries of an image; none if it is optional and not there.
   func all<M: ImageMessage>(_ type: M.Type, _ file: ImageFile, optional: Bool = false) throws(Failure) -> [M] {
-    if optional && !directory.contains(file) { return [] }
-    return try asFailure { () throws(ImageError) in try directory.readAll(type, from: file) }
+    do throws(ImageError) {
+      return try directory.readAll(type, from: file)
+    } catch {
+      if optional, case .system(call: "open", .noSuchFileOrDirectory) = error.problem { return [] }
+      throw Failure(error)
+    }
   }
 }

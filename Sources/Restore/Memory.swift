@@ -6,16 +6,19 @@ import Tracee
 extension Construction {
   /// Maps and fills the memory of tasks, all at the same time. A task whose children share pages with it gets its memory before
   /// they are born, the others when all are born, so that forks stay cheap.
-  func giveMemory(_ tasks: [RestoredTask]) throws(Failure) {
-    var work: [(name: String, sequence: ProgramSequence)] = []
-    for task in tasks {
+  ///
+  /// What `andThen` appends is done by the same programs.
+  func giveMemory(
+    _ tasks: [RestoredTask], andThen: (RestoredTask, inout ProgramSequence) throws(Failure) -> Void = { _, _ in }
+  ) throws(Failure) {
+    try run(tasks) { (task) throws(Failure) -> Work in
       var sequence = ProgramSequence(area.slots[plan.slot(of: task)])
       let vdso = try moveVDSO(task, &sequence)
       let spared = [area.address..<(plan.detourAddress), vdso]
       try AddressSpace.restore(task, sparing: spared, restore, &sequence)
-      work.append((task.description, sequence))
+      try andThen(task, &sequence)
+      return (task.description, sequence)
     }
-    try run(work)
     for task in tasks { task.hasMemory = true }
   }
 

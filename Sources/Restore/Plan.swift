@@ -15,7 +15,7 @@ public struct Plan {
   let levels: Levels
   let schedule: ForkSchedule
   let tasks: [RestoredTask]
-  let threadCores: [[CoreEntry]]
+  let threadCores: [[CoreImage]]
   /// From a PID to its place among the tasks.
   private let numbers: [UInt32: Int]
   /// The area's address and the page after it, both free in the layout of every task.
@@ -123,6 +123,7 @@ public struct Plan {
 
   /// Whether a task's descriptor table is another task's too.
   func sharesFiles(_ index: Int) -> Bool { tree.tasks[index].shares.files != nil }
+  func sharesFiles(_ task: RestoredTask) -> Bool { sharesFiles(numbers[task.pid] ?? 0) }
 
   /// The lowest address from which so many bytes are free in every task.
   private static func gap(of size: UInt64, in tasks: [RestoredTask]) throws(Failure) -> UInt64 {

@@ -35,19 +35,17 @@ struct Rebuilding {
   }
 
   func run() throws(Failure) {
-    try construction.giveMemory(living.filter { !$0.hasMemory })
-    try stage { task, sequence throws(Failure) in
-      AddressSpace.finish(task, &sequence)
-      try AddressSpace.restoreFields(task, restore, &sequence)
-    }
+    let living = living
+    let (early, late) = (living.filter(\.hasMemory), living.filter { !$0.hasMemory })
+    try construction.giveMemory(late) { (task, sequence) throws(Failure) in try equip(task, &sequence) }
+    try stage(early) { (task, sequence) throws(Failure) in try equip(task, &sequence) }
     var tables: Set<UInt32> = []
-    let owners = Set(living.filter { tables.insert($0.ids.filesId).inserted }.map(\.pid))
-    try stage { task, sequence throws(Failure) in
-      try FileSystemContext.restore(task, restore, &sequence)
-      if owners.contains(task.pid) { try DescriptorTable.restore(task, restore, &sequence) }
+    let owners = living.filter { tables.insert($0.ids.filesId).inserted }
+    try stage(owners.filter { plan.sharesFiles($0) }) { (task, sequence) throws(Failure) in
+      try DescriptorTable.restore(task, restore, &sequence)
     }
-    try stage { task, sequence throws(Failure) in
-      if owners.contains(task.pid) { try DescriptorTable.complete(task, restore, &sequence) }
+    try stage(owners) { (task, sequence) throws(Failure) in
+      try DescriptorTable.complete(task, restore, &sequence)
     }
     for kind in fileKinds { try kind.finish(restore) }
     try RestoredNamespaces.finish(restore)
@@ -56,24 +54,34 @@ struct Rebuilding {
     try attachToFiltered()
     try restoreStates()
     // A change of any thread's credentials resets the flag of the process.
-    try stage { task, sequence throws(Failure) in
-      AddressSpace.restore(task.threads[0], &sequence.current)
-      sequence.current.call(
-        __NR_close_range, Argument(restore.service.first), Argument(UInt32.max), 0,
-        for: "closing the service descriptors")
-    }
+    try stage(living.filter { $0.threads.count > 1 }) { task, sequence in finish(task, &sequence.current) }
     for task in living { for thread in task.threads { restore.warnings += thread.warnings } }
   }
 
+  /// What a task needs nobody else for, once it has its mappings. In a table that is shared others look for free numbers too.
+  private func equip(_ task: RestoredTask, _ sequence: inout ProgramSequence) throws(Failure) {
+    AddressSpace.finish(task, &sequence)
+    try AddressSpace.restoreFields(task, restore, &sequence)
+    try FileSystemContext.restore(task, restore, &sequence)
+    if !plan.sharesFiles(task) { try DescriptorTable.restore(task, restore, &sequence) }
+  }
+
+  /// What comes when all threads of a task are done.
+  private func finish(_ task: RestoredTask, _ program: inout SyscallProgram) {
+    AddressSpace.restore(task.threads[0], &program)
+    program.call(
+      __NR_close_range, Argument(restore.service.first), Argument(UInt32.max), 0, for: "closing the service descriptors")
+  }
+
   /// One program or more in the leader of every process.
-  private func stage(_ body: (RestoredTask, inout ProgramSequence) throws(Failure) -> Void) throws(Failure) {
-    var work: [(name: String, sequence: ProgramSequence)] = []
-    for task in living {
+  private func stage(
+    _ tasks: [RestoredTask], _ body: (RestoredTask, inout ProgramSequence) throws(Failure) -> Void
+  ) throws(Failure) {
+    try construction.run(tasks) { (task) throws(Failure) -> Construction.Work in
       var sequence = ProgramSequence(task.threads[0].slot)
       try body(task, &sequence)
-      work.append((task.description, sequence))
+      return (task.description, sequence)
     }
-    try construction.run(work)
   }
 
   /// Filters must not stop the rebuild: threads that are to have any are traced from here on, with their filters suspended.
@@ -90,31 +98,45 @@ struct Rebuilding {
   }
 
   private func restoreStates() throws(Failure) {
-    var work: [(name: String, sequence: ProgramSequence)] = []
+    let stub = StubState(root: plan.tasks[0].tracerPID)
+    let zombies = zombiesByParent()
+    var places: [(index: Int, task: RestoredTask, thread: RestoredThread)] = []
     for (index, task) in plan.tasks.enumerated() where !task.isZombie {
       for thread in task.threads {
-        var sequence = ProgramSequence(thread.slot)
-        if thread.isLeader { takeDeaths(of: index, &sequence.current) }
-        try SeccompFilters.restore(thread, restore.seccomp, &sequence.current)
-        if thread.isLeader {
-          for kind in processStates { try kind.restore(thread, &sequence.current) }
-        }
-        for kind in threadStates { try kind.restore(thread, &sequence.current) }
-        try PendingSignals.restore(thread, &sequence.current)
-        work.append(
-          (thread.isLeader ? task.description : "\(task.description), thread \(thread.tid)", sequence))
+        thread.stub = stub
+        places.append((index, task, thread))
       }
     }
-    try construction.run(work)
+    try construction.run(places) { (place) throws(Failure) -> Construction.Work in
+      let (index, task, thread) = place
+      var sequence = ProgramSequence(thread.slot)
+      if thread.isLeader { takeDeaths(zombies[index] ?? [], &sequence.current) }
+      try SeccompFilters.restore(thread, restore.seccomp, &sequence.current)
+      if thread.isLeader {
+        for kind in processStates { try kind.restore(thread, &sequence.current) }
+      }
+      for kind in threadStates { try kind.restore(thread, &sequence.current) }
+      try PendingSignals.restore(thread, &sequence.current)
+      if task.threads.count == 1 { finish(task, &sequence.current) }
+      return (thread.isLeader ? task.description : "\(task.description), thread \(thread.tid)", sequence)
+    }
+  }
+
+  /// Innermost PIDs of the zombies among each task's children.
+  private func zombiesByParent() -> [Int: [Int32]] {
+    var zombies: [Int: [Int32]] = [:]
+    for child in plan.tree.tasks where child.isZombie {
+      if let parent = child.parent { zombies[parent.index, default: []].append(child.pids.last?.rawValue ?? 0) }
+    }
+    return zombies
   }
 
   /// The ends of helpers and zombies have left signals that the program never got: they are taken off, when all zombies are.
-  private func takeDeaths(of index: Int, _ program: inout SyscallProgram) {
-    for child in plan.tree.tasks where child.parent?.index == index && child.isZombie {
+  private func takeDeaths(_ zombies: [Int32], _ program: inout SyscallProgram) {
+    for pid in zombies {
       program.call(
-        __NR_waitid, 1 /* P_PID */, Argument(child.pids.last?.rawValue ?? 0), 0,
-        0x4100_0004 /* WEXITED | WNOWAIT | __WALL */, 0,
-        for: "waiting for the end of zombie", UInt64(child.pids.last?.rawValue ?? 0))
+        __NR_waitid, 1 /* P_PID */, Argument(pid), 0, 0x4100_0004 /* WEXITED | WNOWAIT | __WALL */, 0,
+        for: "waiting for the end of zombie", UInt64(pid))
     }
     let all = program.place(UInt64.max)
     let now = program.place((UInt64(0), UInt64(0)))

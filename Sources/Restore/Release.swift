@@ -9,9 +9,16 @@ import Tracee
 /// The last step: every thread gets its registers, every process loses the executors' area, and all are let go at once.
 struct Release {
   let construction: Construction
-  private var tasks: [RestoredTask] { construction.plan.tasks.filter { !$0.isZombie } }
+  private let tasks: [RestoredTask]
+  /// Bytes of this CPU's extended state.
+  private var extendedStateSize = 0
 
-  func run() throws(Failure) {
+  init(_ construction: Construction) {
+    self.construction = construction
+    tasks = construction.plan.tasks.filter { !$0.isZombie }
+  }
+
+  mutating func run() throws(Failure) {
     for task in tasks {
       for thread in task.threads { try attach(thread, task) }
     }
@@ -20,6 +27,11 @@ struct Release {
         try about("\(task.description): stopping thread \(thread.tid)") { () throws(Errno) in
           try stop(thread.tracerTID)
         }
+      }
+    }
+    if let first = tasks.first {
+      extendedStateSize = try about("\(first.description): reading its extended registers") { () throws(Errno) in
+        try Ptrace.extendedState(first.tracerPID).count
       }
     }
     for task in tasks {
@@ -63,7 +75,7 @@ struct Release {
         let result = try Ptrace.registers(tid).result
         if result < 0 { throw Errno(rawValue: Int32(-result)) }
       }
-      try Ptrace.setExtendedState(tid, CPUState.extendedState(of: info, over: try Ptrace.extendedState(tid)))
+      try Ptrace.setExtendedState(tid, CPUState.extendedState(of: info, size: extendedStateSize))
       let mask = thread.core.threadCore?.blkSigset ?? thread.core.tc?.blkSigset ?? 0
       try Ptrace.setSignalMask(tid, mask)
       try Ptrace.setRegisters(tid, CPUState.registers(of: info))

@@ -48,7 +48,8 @@ public enum Restore {
       try Rebuilding(construction).run()
       let inits = NamespaceInits(construction)
       try inits.prepare()
-      try Release(construction: construction).run()
+      var release = Release(construction)
+      try release.run()
       inits.letGo()
     } catch {
       construction.destroy()

@@ -19,6 +19,8 @@ public final class ExecutorArea {
   private var watched = 0
 
   private static let counterOffset = 4032
+  /// Who goes over all slots has so many of them in this process's memory at a time.
+  private static let mostPages = 256
 
   /// The bytes that an area with such slots takes; slot sizes are multiples of the page.
   public static func size(slots: [Int]) -> Int { slots.reduce(pageSize, +) }
@@ -48,6 +50,7 @@ public final class ExecutorArea {
       at += size
     }
     self.slots = slots
+    watched = watchEach ? min(slots.count, max(DeadManSwitch.capacity - deadManSwitch.count - 1, 1)) : 1
     for (i, slot) in slots.enumerated() {
       slot.header.pointee.life = deadManSwitch.tracer
       slot.header.pointee.tracer = deadManSwitch.tracer
@@ -55,13 +58,16 @@ public final class ExecutorArea {
       let left = 2 * i + 1
       slot.setHeirs(
         left < slots.count ? slots[left].address : 0, left + 1 < slots.count ? slots[left + 1].address : 0)
+      if i < watched { deadManSwitch.insert(slot) }
+      if i % Self.mostPages == Self.mostPages - 1 { forgetPages() }
     }
-    watched = watchEach ? min(slots.count, max(DeadManSwitch.capacity - deadManSwitch.count - 1, 1)) : 1
-    for slot in slots.prefix(watched) { deadManSwitch.insert(slot) }
   }
 
   deinit {
-    for slot in slots.prefix(watched) { deadManSwitch.remove(slot) }
+    for (i, slot) in slots.prefix(watched).enumerated() {
+      deadManSwitch.remove(slot)
+      if i % Self.mostPages == Self.mostPages - 1 { forgetPages() }
+    }
     _ = cl_syscall(Int(__NR_munmap), Int(bitPattern: local), size, 0, 0, 0, 0)
   }
 

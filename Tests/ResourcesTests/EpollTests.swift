@@ -47,7 +47,7 @@ private final class Holder {
     try process.enterAll()
     try process.waitAll()
     let task = RestoredThread(
-      core: CoreEntry(), isLeader: true, pid: UInt32(recorded), tid: UInt32(recorded), slot: slot)
+      core: CoreImage(CoreEntry()), isLeader: true, pid: UInt32(recorded), tid: UInt32(recorded), slot: slot)
     repeat {
       var program = SyscallProgram(for: slot)
       for (entry, number) in epolls {
