@@ -133,7 +133,7 @@ public struct AddressSpace: TaskState {
     let image = "mm-\(task.pid).img"
     var end: UInt64 = 0
     for vma in task.memory.vmas where !vma.kinds.contains(.guardPages) {
-      let place = "\(image): mapping 0x\(String(vma.start, radix: 16))-0x\(String(vma.end, radix: 16))"
+      var place: String { "\(image): mapping 0x\(String(vma.start, radix: 16))-0x\(String(vma.end, radix: 16))" }
       guard vma.start < vma.end, vma.start % 4096 == 0, vma.end % 4096 == 0, vma.start >= end else {
         throw Failure("\(place) is empty, not of whole pages, or overlaps the one before")
       }
@@ -145,15 +145,13 @@ public struct AddressSpace: TaskState {
       }
       if vma.kinds.contains(.systemV) { try SystemVSharedMemory.check(vma, of: task, place, restore) }
       if vma.isFile {
-        let entry = try restore.entry(UInt32(truncatingIfNeeded: vma.shmid), for: place)
-        try restore.kind(of: entry).check(entry, restore)
+        try restore.check(UInt32(truncatingIfNeeded: vma.shmid), for: place)
       }
     }
     guard task.memory.vmas.contains(where: { $0.kinds.contains(.vdso) }) else {
       throw Failure("\(image): there is no vDSO mapping; a task without one cannot be restored")
     }
-    let exe = try restore.entry(task.memory.exeFileId, for: image)
-    try restore.kind(of: exe).check(exe, restore)
+    try restore.check(task.memory.exeFileId, for: image)
   }
 
   /// The end of the part of the address space that a program can map (TASK_SIZE_MAX of x86-64).
@@ -252,7 +250,7 @@ public struct AddressSpace: TaskState {
     _ vma: VmaEntry, _ protection: UInt32, _ task: RestoredTask, _ restore: RestoreContext,
     _ sequence: inout ProgramSequence
   ) throws(Failure) {
-    let place = "task \(task.pid): mapping 0x\(String(vma.start, radix: 16))"
+    var place: String { "task \(task.pid): mapping 0x\(String(vma.start, radix: 16))" }
     // What mmap takes of the recorded flags; MAP_LOCKED comes later, when the pages are there.
     var flags =
       vma.flags & (0x0f | UInt32(MAP_ANONYMOUS) | MAP_GROWSDOWN | MAP_NORESERVE | MAP_HUGETLB | 0xfc00_0000)
@@ -288,19 +286,19 @@ public struct AddressSpace: TaskState {
     var start: UInt64 = 0
     let file = ImageFile.pages(task.pagesID).fileName
     var opened = (program: 0, fd: Argument(-1))
+    func descriptor(_ sequence: inout ProgramSequence) -> Argument {
+      if opened.program != sequence.number {
+        let path = sequence.current.place(path: Array(file.utf8))
+        let fd = sequence.current.call(
+          __NR_openat, Argument(restore.service.images), Argument(path), Argument(O_RDONLY | O_CLOEXEC),
+          for: "opening its pages image")
+        opened = (sequence.number, .result(fd))
+      }
+      return opened.fd
+    }
     func flush(_ sequence: inout ProgramSequence) {
-      Pages.transfer(
-        __NR_preadv, run, from: start,
-        descriptor: { sequence in
-          if opened.program != sequence.number {
-            let path = sequence.current.place(path: Array(file.utf8))
-            let fd = sequence.current.call(
-              __NR_openat, Argument(restore.service.images), Argument(path), Argument(O_RDONLY | O_CLOEXEC),
-              for: "opening its pages image")
-            opened = (sequence.number, .result(fd))
-          }
-          return opened.fd
-        }, &sequence, for: "reading its memory to")
+      Prefault(run, of: task, restore.options).append(descriptor: descriptor, &sequence)
+      Pages.transfer(__NR_preadv, run, from: start, descriptor: descriptor, &sequence, for: "reading its memory to")
       run = []
     }
     for (range, sharedWith) in task.pages {

@@ -65,7 +65,7 @@ public enum RegularFile: FileKind {
   public static func check(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) {
     let reg = try part(of: entry)
     guard restore.remaps[entry.id] == nil else { return }
-    let expectation = Expectation(name: reg.name, mode: reg.mode, size: reg.size, buildID: reg.buildId)
+    let expectation = Expectation(mount: reg.mount, name: reg.name, mode: reg.mode, size: reg.size, buildID: reg.buildId)
     if restore.confirmedFiles.contains(expectation) { return }
     try confirm(reg, restore)
     restore.confirmedFiles.insert(expectation)
@@ -73,6 +73,7 @@ public enum RegularFile: FileKind {
 
   /// What the images say of the file behind a name.
   struct Expectation: Hashable {
+    var mount: Int32
     var name: [UInt8]
     var mode: UInt32?
     var size: UInt64?

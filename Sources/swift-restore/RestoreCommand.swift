@@ -37,6 +37,12 @@ struct RestoreCommand: ParsableCommand {
     help: "Restore one level deeper, in a PID namespace made for the tree, where no PID can be taken.")
   var newPidNamespace = false
 
+  @Option(
+    help:
+      "Huge pages for memory that fills whole ones: auto, or never. Fast where the machine has huge pages at hand, slow where a hypervisor must find the memory first."
+  )
+  var thp = HugePages.never
+
   @Option(help: "Write the root's PID to this file.")
   var pidfile: String?
 
@@ -62,6 +68,7 @@ struct RestoreCommand: ParsableCommand {
       options.newPIDNamespace = newPidNamespace
       options.verify = verify
       options.verifyMemory = verifyMemory
+      options.transparentHugePages = thp == .auto
       options.validateFiles = fileValidation != .none
       let result = try Restore.run(options, images: common.images)
       output.warn(result.warnings)
@@ -84,6 +91,10 @@ struct RestoreCommand: ParsableCommand {
 }
 
 extension PIDMethod: ExpressibleByArgument {}
+
+enum HugePages: String, ExpressibleByArgument {
+  case auto, never
+}
 
 enum FileValidation: String, ExpressibleByArgument {
   case buildID = "build-id"
