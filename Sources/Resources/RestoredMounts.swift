@@ -192,7 +192,9 @@ public final class RestoredMounts {
   private func source(_ entry: MntEntry) throws(Failure) -> Int32? {
     if outer.contains(entry.number) {
       guard let path = entry.outerPath else { throw Failure("it was hidden at the dump, and is not here now (mount)") }
-      return try about("copying the mount of \(path.text)") { () throws(Errno) in
+      return try about(
+        "copying the mount of \(path.text)", advice: "The tree sees it as the machine had it at the dump; mount it again."
+      ) { () throws(Errno) in
         try FileSystem.copy(path.text).release()
       }
     }
