@@ -102,8 +102,11 @@ public enum Pipe: FileKind {
     return try about("pipe \(pipe.pipeId)") { () throws(Errno) -> Descriptor in
       let name = "pipe \(pipe.pipeId) "
       if restore.kept(name + "read") == nil {
-        let ends = try PipeEnds(flags: O_NONBLOCK)
-        try fill(ends.write.rawValue, restore.pipeData[pipe.pipeId])
+        let content = restore.pipeData[pipe.pipeId]
+        // Whatever is written there must not block; an empty one can have the flags of the end that is asked for.
+        let isEmpty = content.map { $0.1.isEmpty } ?? true
+        let ends = try PipeEnds(flags: isEmpty ? Int32(bitPattern: pipe.flags) & O_NONBLOCK : O_NONBLOCK)
+        try fill(ends.write.rawValue, content)
         let (read, write) = ends.release()
         restore.keep(Descriptor(read), as: name + "read")
         restore.keep(Descriptor(write), as: name + "write")
