@@ -11,6 +11,8 @@ public final class RestoreContext {
   public let directory: ImageDirectory
   /// `files.img` by ID.
   public let files: [UInt32: FileEntry]
+  /// The processes of the tree by PID.
+  public var tasks: [UInt32: RestoredTask] = [:]
   public var remaps: [UInt32: RemapFilePathEntry] = [:]
   public var memfdInodes: [UInt32: MemfdInodeEntry] = [:]
   public var terminals: [UInt32: TtyInfoEntry] = [:]
@@ -161,6 +163,8 @@ public struct RestoreOptions: Sendable {
   public var newPIDNamespace = false
   /// Levels of PIDs outside of the tree's that are left to the kernel, because it lets nobody choose them here.
   public var unnamedLevels = 0
+  /// Where `stats-restore` goes; the images' folder if not given.
+  public var workDirectory: String?
 
   public init() {}
 }

@@ -51,10 +51,16 @@ public final class RestoredTask {
   /// Where the stub has the vDSO's data and the vDSO now: the lowest address.
   public var vdsoBase: UInt64 = 0
 
+  /// Where the vDSO of another kernel was, and its bytes, if it had one.
+  var foreignVDSO: (range: Range<UInt64>, bytes: [UInt8])?
+  public var hasForeignVDSO: Bool { foreignVDSO != nil }
+
   private lazy var kernelMade = memory.vmas.filter(\.isKernelMade).map { $0.start..<$0.end }
 
   /// Whether an address lies in the vDSO or its data.
   func isKernelMade(_ address: UInt64) -> Bool { kernelMade.contains { $0.contains(address) } }
+
+  func vmasChanged() { kernelMade = memory.vmas.filter(\.isKernelMade).map { $0.start..<$0.end } }
 
   /// Where vvar and vDSO were: they are next to each other.
   public var vdso: (vvar: Range<UInt64>?, vdso: Range<UInt64>?) {

@@ -19,21 +19,33 @@ extension Construction {
       try andThen(task, &sequence)
       return (task.description, sequence)
     }
-    for task in tasks { task.hasMemory = true }
+    for task in tasks {
+      try task.forwardVDSO(to: vdsoAddress(of: task))
+      task.hasMemory = true
+    }
+  }
+
+  /// Where a task has this kernel's vDSO: above its data.
+  func vdsoAddress(of task: RestoredTask) -> UInt64 {
+    let starts = stubVDSO.map(\.lowerBound)
+    return task.vdsoBase + (starts.max() ?? 0) - (starts.min() ?? 0)
   }
 
   /// The stub's vDSO and its data go to where the task had its own. The kernel follows (arch/x86/entry/vdso/vma.c: vdso_mremap).
   private func moveVDSO(_ task: RestoredTask, _ sequence: inout ProgramSequence) throws(Failure) -> Range<UInt64> {
     let old = stubVDSO.sorted { $0.lowerBound < $1.lowerBound }
-    let (vvar, vdso) = task.vdso
-    guard let first = old.first, let last = old.last, let vdso else {
+    guard let first = old.first, let last = old.last else {
       throw Failure("\(task.description): a stub has no vDSO", advice: "Boot without vdso=0.")
     }
-    let target = vvar?.lowerBound ?? vdso.lowerBound
-    guard last.upperBound - first.lowerBound == vdso.upperBound - target else {
-      throw Failure(
-        "\(task.description): the vDSO and its data have \(vdso.upperBound - target) bytes, here they have \(last.upperBound - first.lowerBound): images of another kernel (vdso-patch)",
-        advice: "Restore on the kernel that the tree was dumped on.")
+    let size = last.upperBound - first.lowerBound
+    var target = plan.besideAddress
+    if !task.hasForeignVDSO, let vdso = task.vdso.vdso {
+      target = task.vdso.vvar?.lowerBound ?? vdso.lowerBound
+      guard size == vdso.upperBound - target else {
+        throw Failure(
+          "\(task.description): the vDSO and its data have \(vdso.upperBound - target) bytes, here they have \(size) (vdso-patch)",
+          advice: "Restore on the kernel that the tree was dumped on.")
+      }
     }
     func move(from: UInt64, to: UInt64) {
       for part in old {
@@ -50,6 +62,6 @@ extension Construction {
       move(from: plan.detourAddress, to: target)
       task.vdsoBase = target
     }
-    return target..<vdso.upperBound
+    return target..<(target + size)
   }
 }

@@ -24,6 +24,8 @@ public struct Plan {
   let stubAddress: UInt64
   /// Room for a vDSO on its way.
   let detourAddress: UInt64
+  /// Where tasks that have another kernel's vDSO at its old place get this kernel's.
+  let besideAddress: UInt64
 
   /// Which slot of the area is whose.
   let leaderSlot: [Int]
@@ -43,11 +45,12 @@ public struct Plan {
     restore = checkpoint.restore
     tasks = checkpoint.tasks
     threadCores = checkpoint.threadCores
+    for task in tasks { restore.tasks[task.pid] = task }
     numbers = Dictionary(tasks.enumerated().map { ($1.pid, $0) }, uniquingKeysWith: { first, _ in first })
     tree = try RecordedTree(checkpoint)
     levels = Levels(tree, options)
     schedule = try Self.schedule(tree, levels, options)
-    try Self.check(tasks, restore)
+    try Self.check(tasks, threadCores, restore)
 
     var sizes: [Int] = []
     func slot(_ size: Int) -> Int {
@@ -64,9 +67,10 @@ public struct Plan {
     slotSizes = sizes
 
     let areaSize = UInt64(ExecutorArea.size(slots: sizes))
-    areaAddress = try Self.gap(of: areaSize + UInt64(2 * pageSize) + Self.detourSize, in: tasks)
+    areaAddress = try Self.gap(of: areaSize + UInt64(2 * pageSize) + 2 * Self.detourSize, in: tasks)
     stubAddress = areaAddress + areaSize + UInt64(pageSize)
     detourAddress = stubAddress + UInt64(pageSize)
+    besideAddress = detourAddress + Self.detourSize
   }
 
   /// The steps that make the tree of the images again, whatever else in them cannot be restored.
@@ -89,10 +93,10 @@ public struct Plan {
     }
   }
 
-  private static func check(_ tasks: [RestoredTask], _ restore: RestoreContext) throws(Failure) {
+  private static func check(_ tasks: [RestoredTask], _ cores: [[CoreEntry]], _ restore: RestoreContext) throws(Failure) {
     try RestoredNamespaces.check(tasks, restore)
     var memories: Set<UInt32> = []
-    for task in tasks where !task.isZombie {
+    for (task, cores) in zip(tasks, cores) where !task.isZombie {
       guard memories.insert(task.ids.vmId).inserted else {
         throw Failure(
           "task \(task.pid) shares its memory with another process, which is not supported yet (clone-vm)")
@@ -100,21 +104,11 @@ public struct Plan {
       try AddressSpace.check(task, restore)
       try DescriptorTable.check(task, restore)
       try FileSystemContext.check(task, restore)
-      try checkVDSO(task)
+      try task.checkVDSO(cores, restore)
       for vma in task.memory.vmas where vma.status & (1 << 8) != 0 {
         let end = vma.pgoff + (vma.end - vma.start)
         restore.sharedMemorySizes[vma.shmid] = max(restore.sharedMemorySizes[vma.shmid] ?? 0, end)
       }
-    }
-  }
-
-  /// The task calls into the vDSO at the recorded addresses: this kernel's must be the same code.
-  private static func checkVDSO(_ task: RestoredTask) throws(Failure) {
-    guard let own = VDSO.image, let recorded = task.vdso.vdso else { return }
-    guard recorded.upperBound - recorded.lowerBound == UInt64(own.count) else {
-      throw Failure(
-        "task \(task.pid): the vDSO has \(recorded.upperBound - recorded.lowerBound) bytes, this kernel's has \(own.count): images of another kernel (vdso-patch)",
-        advice: "Restore on the kernel that the tree was dumped on.")
     }
   }
 

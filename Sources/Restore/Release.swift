@@ -60,7 +60,7 @@ struct Release {
 
   /// The leader comes last: with its last call the area goes, under all threads.
   private func dress(_ thread: RestoredThread, _ task: RestoredTask) throws(Failure) {
-    guard let info = thread.core.threadInfo, let vdso = task.vdso.vdso, let offset = VDSO.syscallOffset else {
+    guard let info = thread.core.threadInfo, let offset = VDSO.syscallOffset else {
       return
     }
     let tid = thread.tracerTID
@@ -68,7 +68,7 @@ struct Release {
       if thread.isLeader {
         var registers = try Ptrace.registers(tid)
         registers = registers.calling(
-          __NR_munmap, at: vdso.lowerBound + offset, construction.plan.areaAddress,
+          __NR_munmap, at: construction.vdsoAddress(of: task) + offset, construction.plan.areaAddress,
           UInt64(construction.area.size))
         try Ptrace.setRegisters(tid, registers)
         try Ptrace.makeCall(tid)
