@@ -94,20 +94,19 @@ extension Forking {
     program.call(__NR_close, .result(descriptor))
   }
 
-  /// Ends a zombie or a helper with the recorded status; a signal is taken with its default action, without a core file.
+  /// Ends a zombie or a helper with the recorded status; a signal is taken with its default action, and a core file made only where
+  /// the status says that there was one.
   private func appendExit(_ status: WaitStatus, by actor: ForkSchedule.Actor, _ program: inout SyscallProgram) {
     if case .task(let id) = actor {
       let name = [UInt8](plan.tasks[id.index].core.tc?.comm.prefix(15) ?? [])
       program.call(__NR_prctl, 15, Argument(program.place(path: name)))
     }
-    if status.dumpedCore {
-      plan.restore.warnings.append(
-        "\(construction.name(actor)): its status comes back without the core flag: no core file is made again")
-    }
     if let signal = status.signal {
-      program.call(
-        __NR_prlimit64, 0, 4 /* RLIMIT_CORE */, Argument(program.place((UInt64(0), UInt64(0)))), 0,
-        mayFail: true)
+      if !status.dumpedCore || !CoreFlag.append(to: &program, plan.restore) {
+        program.call(
+          __NR_prlimit64, 0, 4 /* RLIMIT_CORE */, Argument(program.place((UInt64(0), UInt64(0)))), 0,
+          mayFail: true)
+      }
       let own = program.call(__NR_getpid)
       program.call(__NR_kill, .result(own), Argument(signal.rawValue))
       program.call(__NR_rt_sigprocmask, 2, Argument(program.place(UInt64(0))), 0, 8)

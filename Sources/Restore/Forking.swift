@@ -95,7 +95,7 @@ struct Forking {
       var sequence = ProgramSequence(slot)
       var ends = false
       for action in steps[actor] ?? [] {
-        sequence.makeRoom(calls: 5, bytes: 1024)
+        sequence.makeRoom(calls: 14, bytes: 1024)
         ends = try append(action, by: actor, slot, &sequence) || ends
       }
       work.append((actor, sequence, ends))

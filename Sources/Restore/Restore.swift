@@ -46,6 +46,7 @@ public enum Restore {
       construction.area.forgetPages()
       statistics.forkingTime = UInt32(clamping: (nanoseconds() - begin) / 1000)
       try Rebuilding(construction).run()
+      CoreFlag.warn(plan)
       let inits = NamespaceInits(construction)
       try inits.prepare()
       var release = Release(construction)
@@ -60,17 +61,23 @@ public enum Restore {
     statistics.pagesRestored = plan.tasks.reduce(0) { sum, task in
       sum + task.pages.reduce(0) { $0 + ($1.range.upperBound - $1.range.lowerBound) / UInt64(pageSize) }
     }
-    writeStatistics(statistics, plan.restore)
+    writeStatistics(statistics, options, plan.restore)
     return Result(root: plan.tasks[0].tracerPID, top: construction.topPID, statistics: statistics, warnings: plan.restore.warnings)
   }
 
   /// For those who look at `stats-restore`; the folder may be read-only, and the tree runs without it.
-  private static func writeStatistics(_ statistics: RestoreStatsEntry, _ restore: RestoreContext) {
+  private static func writeStatistics(
+    _ statistics: RestoreStatsEntry, _ options: RestoreOptions, _ restore: RestoreContext
+  ) {
     var entry = StatsEntry()
     entry.restore = statistics
     var buffer = ImageBuffer()
     do throws(ImageError) {
-      try restore.directory.write(entry, to: .statsRestore, using: &buffer)
+      if let folder = options.workDirectory {
+        try ImageDirectory(creating: FilePath(folder)).write(entry, to: .statsRestore, using: &buffer)
+      } else {
+        try restore.directory.write(entry, to: .statsRestore, using: &buffer)
+      }
     } catch {
       restore.warnings.append("\(error)")
     }
