@@ -33,6 +33,8 @@ struct Survey {
     let own = try about("reading this process's namespaces") { () throws(Errno) in
       try links(of: ProcDirectory(pid: getpid()))
     }
+    var options = options
+    options.tree = Set(frozen.map(\.pid))
     let table = try about("reading this process's namespaces") { () throws(Errno) in try NamespaceTable() }
     for task in frozen {
       guard let directory = task.directory.take() else { continue }
@@ -140,6 +142,7 @@ struct Survey {
         }
       }
     }
+    objections += try ThreadNamespaces.objections(task, frozen.threads)
     objections += try DescriptorTable.survey(task, parent: byPID[task.parent], options, buffer)
     byPID[task.pid] = task
     objections += table.objections(to: task)

@@ -167,11 +167,23 @@ enum DeletedFile {
       return try about("reopening it") { () throws(Errno) in
         try Descriptor.open("/proc/self/fd/\(master)", flags)
       }
-    default:
-      throw Failure(
-        "remap-fpath.img: file \(remap.origId) is remapped in a way that swift-restore does not know yet (procfs)"
-      )
+    default: throw unknown(remap)
     }
+  }
+
+  /// Checks how a file without a name is to be had again, before anything is made.
+  static func check(_ id: UInt32, _ restore: RestoreContext) throws(Failure) {
+    guard let remap = restore.remaps[id] else { return }
+    switch remap.remapType ?? .linked {
+    case .linked, .ghost: return
+    default: throw unknown(remap)
+    }
+  }
+
+  private static func unknown(_ remap: RemapFilePathEntry) -> Failure {
+    Failure(
+      "remap-fpath.img: file \(remap.origId) is one in /proc of a process that had ended, which cannot be opened again (procfs)",
+      advice: "Dump the tree again when it has closed that file.")
   }
 
   /// A path that opens a file without a name of its own.

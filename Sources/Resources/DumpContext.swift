@@ -81,6 +81,10 @@ public struct DumpOptions: Sendable {
   public var timeout: Int = 10
   /// Read the memory images again, for their checksums.
   public var checksumMemory = false
+  /// Where `stats-dump` goes; the images' folder if not given.
+  public var workDirectory: String?
+  /// The processes of the tree, once they are known.
+  public var tree: Set<Int32> = []
 
   public init() {}
 }

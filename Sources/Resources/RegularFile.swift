@@ -28,11 +28,7 @@ public enum RegularFile: FileKind {
   public static func objection(_ file: DumpedFile, _ options: DumpOptions) -> String? {
     if file.info.locks > 0 { return "a file lock (file-locks)" }
     if file.link.starts(with: "(unreachable)".utf8) { return "a file outside the root (unreachable)" }
-    let path = file.linkText
-    if path.hasPrefix("/proc/"), let c = path.utf8.dropFirst(6).first, c >= 0x30, c <= 0x39 {
-      return "a file of a task in /proc (procfs)"
-    }
-    return nil
+    return ProcessFile.objection(file, options)
   }
 
   public static func record(_ file: DumpedFile, id: UInt32, _ dump: DumpContext) throws(Failure) -> FileEntry {
@@ -64,7 +60,9 @@ public enum RegularFile: FileKind {
 
   public static func check(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) {
     let reg = try part(of: entry)
-    guard restore.remaps[entry.id] == nil else { return }
+    guard restore.remaps[entry.id] == nil else { return try DeletedFile.check(entry.id, restore) }
+    // There when the tree is.
+    if ProcessFile(reg.name).map({ restore.tasks[UInt32($0.pid)] != nil }) ?? false { return }
     let expectation = Expectation(mount: reg.mount, name: reg.name, mode: reg.mode, size: reg.size, buildID: reg.buildId)
     if restore.confirmedFiles.contains(expectation) { return }
     try confirm(reg, restore)
@@ -122,7 +120,9 @@ public enum RegularFile: FileKind {
       let path = try restore.path(of: reg)
       let isLink = reg.mode.map { $0 & S_IFMT == S_IFLNK } ?? false
       let descriptor = try about("openat") { () throws(Errno) in
-        try Descriptor.open(path, flags | (isLink ? O_NOFOLLOW : 0))
+        // Where the path is not the recorded one, it goes through a mount of the tree's own.
+        let name = path == reg.name.text ? try ProcessFile.path(reg.name, restore) : path
+        return try Descriptor.open(name, flags | (isLink ? O_NOFOLLOW : 0))
       }
       try finish(descriptor.rawValue, reg)
       return descriptor
