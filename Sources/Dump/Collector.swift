@@ -12,6 +12,7 @@ struct Collector {
   let dump: DumpContext
   private var seccomp = SeccompFilters()
   private let deadManSwitch: DeadManSwitch
+  private var saidGuards = false
   /// What was asked of each thread, until the answers are there.
   private var questions: [ObjectIdentifier: [(any TaskState)]] = [:]
   private var programs: [ObjectIdentifier: SyscallProgram] = [:]
@@ -103,6 +104,12 @@ struct Collector {
     for task in tasks where !task.isZombie {
       guard let process = task.process else { continue }
       var pages = try Pages(scanning: task)
+      if pages.lacksGuards, !saidGuards {
+        saidGuards = true
+        dump.warnings.append(
+          "this kernel does not tell where guard regions are (PAGE_IS_GUARD of PAGEMAP_SCAN, Linux 6.15): those that the tree may have come back as plain memory"
+        )
+      }
       if let parent = byPID[task.parent], let (_, parentPages) = written[task.parent] {
         try pages.findShared(task, with: parent, parentPages)
       }

@@ -18,12 +18,17 @@ public struct Pages {
   public private(set) var guards: [Range<UInt64>] = []
   public var pageCount: UInt64 { ranges.reduce(0) { $0 + ($1.upperBound - $1.lowerBound) / 4096 } }
   public private(set) var scanned: UInt64 = 0
+  /// The kernel shows no guard regions here, although it may have made some: Linux 6.13 and 6.14.
+  public private(set) var lacksGuards = false
 
   public init() {}
 
   /// Finds the pages of a stopped task. One scan goes over the whole address space; what lies in mappings whose content is
   /// elsewhere is left out.
-  public init(scanning task: DumpedTask) throws(Failure) {
+  ///
+  /// - `guards`: the category of guard regions; 0 if the kernel is known not to have it.
+  public init(scanning task: DumpedTask, guards category: UInt64 = UInt64(CL_PAGE_IS_GUARD)) throws(Failure) {
+    var guarded = category
     let pagemap = try about(
       "\(task.description): opening pagemap", advice: "This needs CAP_SYS_PTRACE; run as root."
     ) {
@@ -38,7 +43,6 @@ public struct Pages {
     let zero = UInt64(CL_PAGE_IS_PFNZERO)
     let present = UInt64(CL_PAGE_IS_PRESENT)
     let swapped = UInt64(CL_PAGE_IS_SWAPPED)
-    let guarded = UInt64(CL_PAGE_IS_GUARD)
     var argument = cl_pm_scan_arg()
     argument.size = UInt64(MemoryLayout<cl_pm_scan_arg>.size)
     argument.start = first.start
@@ -52,10 +56,19 @@ public struct Pages {
     argument.return_mask = present | swapped | guarded
     var index = 0
     while argument.start < argument.end {
-      let count = try withUnsafeMutablePointer(to: &argument) { pointer throws(Failure) in
-        try about("\(task.description): PAGEMAP_SCAN") { () throws(Errno) in
+      let count: Int
+      do throws(Errno) {
+        count = try withUnsafeMutablePointer(to: &argument) { pointer throws(Errno) in
           try syscall(__NR_ioctl, Int(pagemap.rawValue), Int(CL_PAGEMAP_SCAN), Int(bitPattern: pointer))
         }
+      } catch {
+        guard error == .invalidArgument, guarded != 0 else {
+          throw Failure("\(task.description): PAGEMAP_SCAN", error)
+        }
+        guarded = 0
+        argument.category_anyof_mask = present | swapped
+        argument.return_mask = present | swapped
+        continue
       }
       for i in 0..<count { take(regions[i], vmas, &index, isGuard: regions[i].categories & guarded != 0) }
       if argument.walk_end <= argument.start { break }
@@ -64,7 +77,17 @@ public struct Pages {
     // The vDSO's pages belong to no file that the scan knows; the format has them all the same.
     for vma in vmas where vma.kinds.contains(.vdso) { insert(vma.start..<vma.end) }
     scanned = vmas.reduce(0) { $0 + $1.length / 4096 }
+    lacksGuards = guarded == 0 && Self.makesGuards
   }
+
+  /// Whether this kernel knows MADV_GUARD_INSTALL.
+  private static let makesGuards: Bool = {
+    let page = cl_syscall(
+      Int(__NR_mmap), 0, pageSize, Int(PROT_READ | PROT_WRITE), Int(MAP_PRIVATE | MAP_ANONYMOUS), -1, 0)
+    if page < 0 { return false }
+    defer { _ = cl_syscall(Int(__NR_munmap), page, pageSize, 0, 0, 0, 0) }
+    return cl_syscall(Int(__NR_madvise), page, pageSize, 102, 0, 0, 0) == 0
+  }()
 
   private mutating func take(_ region: cl_page_region, _ vmas: [VmaEntry], _ index: inout Int, isGuard: Bool) {
     while index < vmas.count, vmas[index].end <= region.start { index += 1 }
