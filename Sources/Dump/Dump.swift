@@ -157,7 +157,11 @@ public enum Dump {
     entry.dump = dump.statistics
     var buffer = ImageBuffer()
     do throws(ImageError) {
-      try dump.directory.write(entry, to: .statsDump, using: &buffer)
+      if let folder = dump.options.workDirectory {
+        try ImageDirectory(creating: FilePath(folder)).write(entry, to: .statsDump, using: &buffer)
+      } else {
+        try dump.directory.write(entry, to: .statsDump, using: &buffer)
+      }
     } catch {
       dump.warnings.append("\(error)")
     }

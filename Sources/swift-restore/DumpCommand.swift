@@ -55,6 +55,7 @@ struct DumpCommand: ParsableCommand {
       options.leaveRunning = leaveRunning
       options.leaveStopped = leaveStopped
       options.shellJob = shellJob
+      options.workDirectory = common.workDir
       options.ghostLimit = ghostLimit.bytes
       options.timeout = timeout
       options.checksumMemory = checksumMemory

@@ -69,6 +69,7 @@ struct RestoreCommand: ParsableCommand {
       options.verify = verify
       options.verifyMemory = verifyMemory
       options.transparentHugePages = thp == .auto
+      options.workDirectory = common.workDir
       options.validateFiles = fileValidation != .none
       let result = try Restore.run(options, images: common.images)
       output.warn(result.warnings)
