@@ -35,6 +35,8 @@ public final class RestoreContext {
   /// PIDs and TIDs of the tree as the tracer sees them, by those of the images, where these are not the same ones.
   public var tracerNumbers: [Int32: Int32] = [:]
   public var warnings: [String] = []
+  /// A group of the tree was made the terminal's foreground process group.
+  public var gaveForeground = false
 
   /// Items of interest lists that are still to be added, by the ID of their epoll instance.
   var interestLists: [UInt32: Epoll.InterestList] = [:]

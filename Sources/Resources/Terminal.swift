@@ -163,18 +163,48 @@ public enum Terminal: FileKind {
     }
   }
 
-  /// Sets the modes that the tree had set, now that nothing can fail any more that would leave the user with them. In
-  /// the background that would stop this program (man 4 tty_ioctl, job control), and be no right of the tree's.
+  /// Sets what the tree had set, now that nothing can fail any more that would leave the user with it: the modes, the size of the
+  /// window, and which of its groups is in the foreground. In the background that would stop this program (man 4
+  /// tty_ioctl, job control), and be no right of the tree's.
   public static func finish(_ restore: RestoreContext) throws(Failure) {
     guard let own = restore.kept("terminal"), tcgetpgrp(own) == getpgrp() else { return }
     let terminals = restore.terminals.values.filter { $0.termios != nil }
-    guard let modes = terminals.min(by: { $0.id < $1.id })?.termios else { return }
+    guard let recorded = terminals.min(by: { $0.id < $1.id }), let modes = recorded.termios else { return }
     try about("setting the modes of the terminal") { () throws(Errno) in
-      var kernel = KernelModes(modes)
-      try withUnsafeMutablePointer(to: &kernel) { pointer throws(Errno) in
-        _ = try syscall(__NR_ioctl, Int(own), setModes, Int(bitPattern: pointer))
+      try set(own, setModes, KernelModes(modes))
+    }
+    if let window = recorded.winsize {
+      try about("setting the size of the terminal") { () throws(Errno) in
+        try set(
+          own, Int(TIOCSWINSZ),
+          winsize(
+            ws_row: UInt16(truncatingIfNeeded: window.wsRow), ws_col: UInt16(truncatingIfNeeded: window.wsCol),
+            ws_xpixel: UInt16(truncatingIfNeeded: window.wsXpixel), ws_ypixel: UInt16(truncatingIfNeeded: window.wsYpixel)))
       }
     }
+    // A group that was led from outside of the tree is this process's own by now, and is there already.
+    let group = restore.tasks[recorded.pgrp]?.tracerPID ?? Int32(truncatingIfNeeded: recorded.pgrp)
+    guard group > 0, group != getpgrp(), restore.tasks.values.contains(where: { getpgid($0.tracerPID) == group }) else { return }
+    try about("giving the terminal to process group \(group)") { () throws(Errno) in
+      try set(own, Int(TIOCSPGRP), group)
+      restore.gaveForeground = true
+    }
+  }
+
+  /// Makes this process's group the foreground of its terminal again, when the tree that had it has ended.
+  public static func takeForeground() {
+    guard let terminal = try? Descriptor.open("/dev/tty", O_RDWR | O_NOCTTY) else { return }
+    // Who is in the background is stopped for that, unless it blocks the signal (man 3 tcsetpgrp).
+    var (signals, before) = (sigset_t(), sigset_t())
+    sigemptyset(&signals)
+    sigaddset(&signals, SIGTTOU)
+    sigprocmask(SIG_BLOCK, &signals, &before)
+    tcsetpgrp(terminal.rawValue, getpgrp())
+    sigprocmask(SIG_SETMASK, &before, nil)
+  }
+
+  private static func set<T: BitwiseCopyable>(_ fd: Int32, _ request: Int, _ value: T) throws(Errno) {
+    _ = try get(fd, request, value)
   }
 }
 

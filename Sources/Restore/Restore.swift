@@ -16,6 +16,8 @@ public enum Restore {
     public var top: Int32
     public var statistics: RestoreStatsEntry
     public var warnings: [String]
+    /// A process group of the tree has the terminal that was this process's (man 3 tcsetpgrp).
+    public var hasForeground = false
   }
 
   /// Restores the tree of the folder `images`. When this throws, nothing is left behind.
@@ -61,19 +63,19 @@ public enum Restore {
     statistics.pagesRestored = plan.tasks.reduce(0) { sum, task in
       sum + task.pages.reduce(0) { $0 + ($1.range.upperBound - $1.range.lowerBound) / UInt64(pageSize) }
     }
-    writeStatistics(statistics, options, plan.restore)
-    return Result(root: plan.tasks[0].tracerPID, top: construction.topPID, statistics: statistics, warnings: plan.restore.warnings)
+    writeStatistics(statistics, plan.restore)
+    return Result(
+      root: plan.tasks[0].tracerPID, top: construction.topPID, statistics: statistics, warnings: plan.restore.warnings,
+      hasForeground: plan.restore.gaveForeground)
   }
 
   /// For those who look at `stats-restore`; the folder may be read-only, and the tree runs without it.
-  private static func writeStatistics(
-    _ statistics: RestoreStatsEntry, _ options: RestoreOptions, _ restore: RestoreContext
-  ) {
+  private static func writeStatistics(_ statistics: RestoreStatsEntry, _ restore: RestoreContext) {
     var entry = StatsEntry()
     entry.restore = statistics
     var buffer = ImageBuffer()
     do throws(ImageError) {
-      if let folder = options.workDirectory {
+      if let folder = restore.options.workDirectory {
         try ImageDirectory(creating: FilePath(folder)).write(entry, to: .statsRestore, using: &buffer)
       } else {
         try restore.directory.write(entry, to: .statsRestore, using: &buffer)
@@ -97,6 +99,7 @@ public enum Restore {
         let signal = Guarded.take(Guarded.interruptions + [SIGCHLD])
         if signal != SIGCHLD { kill(result.top, signal) }
       } else if waited != -Int(EINTR) {
+        if result.hasForeground { Terminal.takeForeground() }
         return status
       }
     }

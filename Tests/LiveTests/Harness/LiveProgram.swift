@@ -47,7 +47,7 @@ struct LiveProgram: CustomTestStringConvertible, Sendable {
     }
   }
 
-  private func compile(to name: String) -> (String) throws -> Void {
+  func compile(to name: String) -> (String) throws -> Void {
     { folder in
       let log = folder + "/gcc"
       let gcc = try Processes.start(
