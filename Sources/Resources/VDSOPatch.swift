@@ -152,9 +152,9 @@ extension RestoredTask {
   /// Finds out whether its vDSO is this kernel's, whose code it may then go on with; if not, what it calls is forwarded, which a
   /// thread that was frozen in the middle of it cannot be. Nothing is made yet.
   public func checkVDSO(_ registers: [CoreEntry], _ restore: RestoreContext) throws(Failure) {
-    guard let own = VDSO.image, let range = vdso.vdso else { return }
+    guard let own = VDSO.image, let file = VDSO.file, let range = vdso.vdso else { return }
     let recorded = try recordedVDSO(restore)
-    if let recorded, recorded.elementsEqual(own) { return }
+    if let recorded, recorded.count == own.count, recorded.starts(with: file) { return }
     if recorded == nil, range.count == own.count { return }
     let advice = "Restore on the kernel that the tree was dumped on."
     guard let recorded, recorded.withUnsafeBytes({ VDSOPatch(recorded: $0, own: own, at: 0) }) != nil else {

@@ -15,6 +15,14 @@ public enum VDSO {
     return nil
   }()
 
+  /// This process's copy without the free end of its last page, where a dump may have left something in a task's (``Foothold``).
+  public static var file: UnsafeRawBufferPointer? {
+    guard let image else { return nil }
+    let header = image.loadUnaligned(as: Elf64_Ehdr.self)
+    let size = Int(header.e_shoff) + Int(header.e_shnum) * Int(header.e_shentsize)
+    return UnsafeRawBufferPointer(rebasing: image[..<size])
+  }
+
   /// This process's copy: base address and size in bytes.
   public static var image: UnsafeRawBufferPointer? {
     guard let base = UnsafeRawPointer(bitPattern: getauxval(33)) else { return nil }
