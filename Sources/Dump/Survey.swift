@@ -44,6 +44,8 @@ struct Survey {
       let dumped = DumpedTask(
         pid: task.pid, parent: task.parent, directory: directory, stat: task.stat, status: status)
       dumped.rootLevel = (tasks.first ?? dumped).status.nsTgid.count - 1
+      // What is named by numbers of an outer PID namespace could not be found again by the numbers in the images.
+      if tasks.isEmpty, dumped.imagePID != dumped.pid { options.tree = [] }
       tasks.append(dumped)
       if let objection = try lookAtPIDNamespaces(of: dumped, isZombie: task.isZombie) { objections.append(objection) }
       if task.isZombie { continue }

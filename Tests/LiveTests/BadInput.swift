@@ -89,6 +89,41 @@ extension Live {
       }
     }
 
+    @Test func threadsThatLeftANamespace() throws {
+      try LiveProgram(name: "fixtures/thread_namespace").run { job in
+        let outcome = try job.tryDump()
+        expectRefusal(outcome, naming: ["(unshare-ns)", "net:[", "uts:[", "ipc:["], images: job.images)
+        #expect(outcome.errors.split(separator: "\n").count { $0.contains("unshare-ns") } == 3, "\(outcome.errors)")
+      }
+    }
+
+    /// A file in /proc tells of one process: of the tree, that is well; others cannot be had again.
+    @Test func filesInProcOfOtherProcesses() throws {
+      let script = "sleep 0.1 & p=$!; exec 5</proc/$p/status; wait; exec 6</proc/1/status; exec sleep 1000"
+      try Job.run(["sh", "-c", script], named: "procfs") { job in
+        usleep(400_000)
+        expectRefusal(try job.tryDump(), naming: ["has ended (procfs)", "process 1, which is not of the tree (procfs)"])
+      }
+    }
+
+    // MARK: the work folder
+
+    @Test func logsStatisticsAndPidfileGoToTheWorkFolder() throws {
+      try Job.run(["sleep", "1000"], named: "work") { job in
+        usleep(50_000)
+        let work = job.path("work")
+        mkdir(work, 0o755)
+        try job.dump("-W", work)
+        #expect(Files.names(work) == ["dump.log", "stats-dump"])
+        #expect(!Files.names(job.images).contains("stats-dump") && Files.exists(job.images + "/inventory.img"))
+        let images = Files.names(job.images)
+        try job.restore("-W", work, "--pidfile", "pid")
+        #expect(Files.names(work) == ["dump.log", "pid", "restore.log", "stats-dump", "stats-restore"])
+        #expect(Files.names(job.images) == images)
+        #expect(Files.text(work + "/pid") == "\(job.pid)")
+      }
+    }
+
     // MARK: folders that cannot take images
 
     /// A small tmpfs, for as long as `body` runs.
