@@ -7,8 +7,9 @@ import Tracee
 /// Threads that have left a namespace of their process (man 2 unshare, setns). A thread is born in those of its process, so it can
 /// have been only one of several threads.
 enum ThreadNamespaces {
-  /// What a single thread can leave; mounts go with directories, which are compared by kcmp, and users with the whole process.
-  private static let kinds = ["net", "uts", "ipc", "cgroup", "pid_for_children", "time_for_children"]
+  /// What a single thread can leave, besides the kinds that can be restored: those are in ``NamespaceTable``. Users are left by the
+  /// whole process only.
+  private static let kinds = ["net", "cgroup", "pid_for_children", "time_for_children"]
 
   static func objections(_ task: DumpedTask, _ threads: [TracedThread]) throws(Failure) -> [String] {
     guard threads.count > 1 else { return [] }
