@@ -144,7 +144,6 @@ struct Survey {
         }
       }
     }
-    objections += try ThreadNamespaces.objections(task, frozen.threads)
     objections += try DescriptorTable.survey(task, parent: byPID[task.parent], options, buffer)
     byPID[task.pid] = task
     objections += table.objections(to: task)
