@@ -16,9 +16,13 @@ extension Live {
         #expect(refused.code == 1 && refused.errors.contains("--shell-job"), "\(refused.errors)")
         #expect(try state(in: folder)["foreground"] == "1")
 
+        let tree = Processes.tree(of: pid)
         let dumped = try Tool.run(["dump", "-t", "\(pid)", "-D", "\(folder)/images", "--shell-job"])
         #expect(dumped.code == 0, "\(dumped.errors)")
-        _ = Processes.poll(10) { Files.exists("\(folder)/first.end") && Processes.state(of: pid) == nil }
+        _ = Processes.poll(10) {
+          for pid in tree { waitpid(pid, nil, WNOHANG) }
+          return Files.exists("\(folder)/first.end") && tree.allSatisfy { Processes.state(of: $0) == nil }
+        }
         unlink("\(folder)/state")
 
         // From no terminal, and without the option, there is nothing to give it.
@@ -48,9 +52,13 @@ extension Live {
         let before = try state(in: folder)
         #expect(before["leads"] == "0" && before["foreground"] == "1")
         let pid = try #require(before["pid"].flatMap { Int32($0) })
+        let tree = Processes.tree(of: pid)
         let dumped = try Tool.run(["dump", "-t", "\(pid)", "-D", "\(folder)/images", "--shell-job"])
         #expect(dumped.code == 0, "\(dumped.errors)")
-        _ = Processes.poll(10) { Files.exists("\(folder)/first.end") && Processes.state(of: pid) == nil }
+        _ = Processes.poll(10) {
+          for pid in tree { waitpid(pid, nil, WNOHANG) }
+          return Files.exists("\(folder)/first.end") && tree.allSatisfy { Processes.state(of: $0) == nil }
+        }
         unlink("\(folder)/state")
         let second = try start("second", rows: 44, [Tool.path, "restore", "-D", "\(folder)/images", "--shell-job"], in: folder)
         defer { end(second) }
