@@ -151,7 +151,7 @@ extension RestoredTask {
 
   /// Finds out whether its vDSO is this kernel's, whose code it may then go on with; if not, what it calls is forwarded, which a
   /// thread that was frozen in the middle of it cannot be. Nothing is made yet.
-  public func checkVDSO(_ registers: [CoreEntry], _ restore: RestoreContext) throws(Failure) {
+  public func checkVDSO(_ threads: [CoreImage], _ restore: RestoreContext) throws(Failure) {
     guard let own = VDSO.image, let file = VDSO.file, let range = vdso.vdso else { return }
     let recorded = try recordedVDSO(restore)
     if let recorded, recorded.count == own.count, recorded.starts(with: file) { return }
@@ -162,7 +162,7 @@ extension RestoredTask {
         "\(description): its vDSO is another kernel's, and has functions that this kernel's cannot stand in for (vdso-patch)",
         advice: advice)
     }
-    for core in registers where range.contains(core.threadInfo?.gpregs.ip ?? 0) {
+    for thread in threads where range.contains(thread.entry.threadInfo?.gpregs.ip ?? 0) {
       throw Failure(
         "\(description): a thread was frozen inside the vDSO, and that was another kernel's (vdso-patch)",
         advice: advice + " Or dump it again at another moment.")

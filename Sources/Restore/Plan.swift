@@ -93,7 +93,7 @@ public struct Plan {
     }
   }
 
-  private static func check(_ tasks: [RestoredTask], _ cores: [[CoreEntry]], _ restore: RestoreContext) throws(Failure) {
+  private static func check(_ tasks: [RestoredTask], _ cores: [[CoreImage]], _ restore: RestoreContext) throws(Failure) {
     try RestoredNamespaces.check(tasks, restore)
     var memories: Set<UInt32> = []
     for (task, cores) in zip(tasks, cores) where !task.isZombie {
