@@ -18,6 +18,8 @@ struct Collector {
   private var programs: [ObjectIdentifier: SyscallProgram] = [:]
   /// Where the memory of tasks went.
   private var written: [Int32: (id: UInt32, pages: Pages)] = [:]
+  private var frames = ParentFrames()
+  private let copier = MemoryCopier()
 
   init(_ dump: DumpContext) throws(Failure) {
     self.dump = dump
@@ -29,6 +31,9 @@ struct Collector {
   /// Records the state of all tasks.
   mutating func collect(_ tasks: [DumpedTask]) throws(Failure) {
     for task in tasks { try collectFromOutside(task) }
+    // Each of these lets all tasks run before it waits for the first.
+    for task in tasks { try task.process?.beginOpen(calls: task.unknownFlags) }
+    for task in tasks { try task.process?.advanceOpen() }
     for task in tasks { try ask(task) }
     for task in tasks { try take(task) }
   }
@@ -58,7 +63,7 @@ struct Collector {
 
   private mutating func ask(_ task: DumpedTask) throws(Failure) {
     guard let process = task.process else { return }
-    try process.open(deadManSwitch, calls: task.unknownFlags)
+    try process.finishOpen(deadManSwitch)
     guard let area = process.area else { return }
     for (thread, slot) in zip(task.threads, area.slots) {
       var program = SyscallProgram(for: slot)
@@ -101,9 +106,13 @@ struct Collector {
     -> [Int32: (id: UInt32, pages: Pages)]
   {
     var part: [Int32: (id: UInt32, pages: Pages)] = [:]
+    var transfers: [MemoryTransfer] = []
     for task in tasks where !task.isZombie {
       guard let process = task.process else { continue }
-      var pages = try Pages(scanning: task)
+      let pagemap = try about(
+        "\(task.description): opening pagemap", advice: "This needs CAP_SYS_PTRACE; run as root."
+      ) { () throws(Errno) in try task.directory.open("pagemap") }
+      var pages = try Pages(scanning: task, pagemap)
       if pages.lacksGuards, !saidGuards {
         saidGuards = true
         dump.warnings.append(
@@ -111,7 +120,7 @@ struct Collector {
         )
       }
       if let parent = byPID[task.parent], let (_, parentPages) = written[task.parent] {
-        try pages.findShared(task, with: parent, parentPages)
+        try pages.findShared(task, pagemap, with: parent, parentPages, &frames)
       }
       let id = dump.number("pages")
       written[task.pid] = (id, pages)
@@ -120,8 +129,11 @@ struct Collector {
       dump.statistics.pagesWritten += pages.pageCount
       let file = try asFailure { () throws(ImageError) in try dump.directory.create(.pages(id)) }
       let descriptor = Descriptor(file.rawValue)
-      if !pages.ranges.isEmpty { try MemoryTransfer.run(task, process, pages, to: descriptor) }
+      if pages.ranges.isEmpty { continue }
+      if try copier.copy(pages, of: task, to: descriptor.rawValue) { continue }
+      transfers.append(MemoryTransfer(task, process, pages, to: descriptor))
     }
+    try MemoryTransfer.run(transfers)
     return part
   }
 

@@ -56,7 +56,7 @@ public enum Dump {
       freezer.release()
       throw error
     }
-    try release(survey.tasks, freezer, options)
+    try release(survey.tasks, &freezer, options)
     dump.statistics.frozenTime = UInt32(clamping: (nanoseconds() - frozen) / 1000)
     writeStatistics(dump)
     return (dump.statistics, dump.warnings)
@@ -87,7 +87,6 @@ public enum Dump {
   /// Collects and writes some tasks after the other, so that what is known of all of them never has to be held at once.
   private static func write(_ survey: Survey, _ dump: DumpContext) throws(Failure) {
     let batch = 64
-    let buffer = ReadBuffer()
     let tasks = survey.tasks
     var images = ImageSet(dump, tasks, survey.pidNamespaces)
     try images.assignIDs()
@@ -103,7 +102,7 @@ public enum Dump {
     for start in stride(from: 0, to: tasks.count, by: batch) {
       let part = Array(tasks[start..<min(start + batch, tasks.count)])
       for task in part where !task.isZombie {
-        try AddressSpace.record(task, dump, buffer)
+        try AddressSpace.record(task, dump)
         try FileSystemContext.record(task, dump)
         try DescriptorTable.record(task, dump)
       }
@@ -128,7 +127,7 @@ public enum Dump {
   }
 
   /// Ends the tree, or lets it go as it was found.
-  private static func release(_ tasks: [DumpedTask], _ freezer: Freezer, _ options: DumpOptions)
+  private static func release(_ tasks: [DumpedTask], _ freezer: inout Freezer, _ options: DumpOptions)
     throws(Failure)
   {
     if options.leaveRunning || options.leaveStopped {

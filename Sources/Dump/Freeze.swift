@@ -32,6 +32,8 @@ final class FrozenTask {
 /// Stops every thread of a tree, without a signal that the program or its parent could notice.
 struct Freezer {
   private(set) var tasks: [FrozenTask] = []
+  /// Main threads that were asked to stop, and not waited for yet.
+  private var begun: [Int32: TracedThread] = [:]
   private let buffer = ReadBuffer()
 
   /// Freezes the tree under `root`. When this throws, whatever was frozen has been let go.
@@ -50,7 +52,9 @@ struct Freezer {
   }
 
   /// Detaches from everything; the tree runs on.
-  func release() {
+  mutating func release() {
+    for thread in begun.values where (try? thread.awaitStop()) == true { thread.detach() }
+    begun = [:]
     for task in tasks { for thread in task.threads { thread.detach() } }
   }
 
@@ -76,6 +80,8 @@ struct Freezer {
       }
       let new = children.filter { known.insert($0).inserted }
       if new.isEmpty { return }
+      // All are asked before the first is waited for. Where that fails, it fails again when it is that one's turn.
+      for child in new { begun[child] = try? TracedThread(seizing: child) }
       for child in new { try freeze(pid: child, parent: pid) }
     }
   }
@@ -98,7 +104,7 @@ struct Freezer {
 
   /// All threads of a process, the leader first, and its state when all of them had stopped; no threads for a zombie. `nil`: the
   /// process is gone altogether.
-  private func seizeThreads(pid: Int32, parent: Int32, _ directory: borrowing ProcDirectory)
+  private mutating func seizeThreads(pid: Int32, parent: Int32, _ directory: borrowing ProcDirectory)
     throws(Failure) -> (threads: [TracedThread], stat: ProcStat)?
   {
     var threads: [TracedThread] = []
@@ -113,8 +119,12 @@ struct Freezer {
         var seized: [TracedThread] = []
         for tid in new {
           known.insert(tid)
-          do {
-            seized.append(try TracedThread(seizing: tid))
+          do throws(Errno) {
+            if let thread = begun.removeValue(forKey: tid) {
+              seized.append(thread)
+            } else {
+              seized.append(try TracedThread(seizing: tid))
+            }
           } catch {
             // EPERM is also the kernel's answer for a zombie (kernel/ptrace.c: ptrace_attach).
             if try isZombie(tid, directory) { continue }

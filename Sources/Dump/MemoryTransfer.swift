@@ -6,40 +6,149 @@ import SystemPackage
 import Tracee
 
 /// A task under dump writes its pages into an image file: the descriptor reaches it over a socket pair of its own, and the bytes
-/// go from its memory to the page cache without a stop in between.
+/// go from its memory to the page cache without a stop in between. Several tasks write at the same time; while a single one does,
+/// the tracer writes from the other end.
 ///
-/// Where the task cannot do that (no free descriptor, RLIMIT_FSIZE), the tracer copies them.
-enum MemoryTransfer {
-  static func run(
-    _ task: DumpedTask, _ process: TracedProcess, _ pages: Pages, to file: consuming Descriptor
-  ) throws(Failure) {
-    guard let area = process.area, let slot = area.slots.first else { return }
+/// Where the task cannot do that (no free descriptor, RLIMIT_FSIZE), the tracer copies them (``MemoryCopier``).
+final class MemoryTransfer {
+  private let task: DumpedTask
+  private let process: TracedProcess
+  private let file: Descriptor
+  /// What is still to be written, in pieces.
+  private var pieces: ArraySlice<Pages.Placed>
+  private let all: Pages
+  /// In the task: the image, and the socket pair that it came over.
+  private var received: [Int32] = []
+  private var running: SyscallProgram?
+  private let free: [Int32]
+
+  private static let pieceBytes: UInt64 = 2 << 20
+  private static let programBytes: UInt64 = 32 << 20
+
+  init(_ task: DumpedTask, _ process: TracedProcess, _ pages: Pages, to file: consuming Descriptor) {
+    self.task = task
+    self.process = process
+    self.file = file
+    all = pages
+    pieces = Self.cut(pages.accessible)[...]
+    free = Self.freeNumbers(3, task)
+  }
+
+  static func run(_ transfers: [MemoryTransfer]) throws(Failure) {
+    var open: [MemoryTransfer] = []
+    for transfer in transfers {
+      do throws(Failure) {
+        if try transfer.begin() { open.append(transfer) }
+      } catch {
+        for begun in open { try begun.end() }
+        throw error
+      }
+    }
+    do throws(Failure) {
+      let alone = open.count == 1 && ImageWindow.prepare(open[0].file.rawValue, length: open[0].all.byteCount)
+      for transfer in open { try transfer.startNext() }
+      var left = open
+      while !left.isEmpty {
+        for transfer in left {
+          if alone { try transfer.help() }
+          try transfer.finishRunning()
+          try transfer.startNext()
+        }
+        left.removeAll { $0.running == nil }
+      }
+    } catch {
+      for transfer in open { try transfer.end() }
+      throw error
+    }
+    for transfer in open { try transfer.end() }
+  }
+
+  /// Gives the task the image. `false`: it could not take it, and all is written already.
+  private func begin() throws(Failure) -> Bool {
+    guard let area = process.area, let slot = area.slots.first else { return false }
     // What to close if the tracer dies: the lowest free numbers, which the task's next descriptors will have.
-    let free = Self.freeNumbers(3, task)
     slot.setCleanup(free.map { (__NR_close, UInt64($0)) })
     let limited =
       (task.threads[0].core.tc?.rlimits?.rlimits.dropFirst().first?.cur).map { $0 != UInt64.max } ?? false
     guard !limited, let socket = try Self.openSocket(slot, process) else {
       slot.setCleanup([])
-      try Self.copy(pages.placed, of: task, to: file.rawValue)
-      return
+      try Self.copy(all.placed, of: task, to: file.rawValue)
+      return false
     }
     do throws(Failure) {
-      try Self.copy(pages.inaccessible, of: task, to: file.rawValue)
-      let received = try Self.send(file, over: socket, slot, process, task)
-      var sequence = ProgramSequence(slot)
-      pages.write(to: received, &sequence)
-      sequence.makeRoom(calls: 3)
-      for fd in [received, socket.0, socket.1] {
-        sequence.current.call(__NR_close, Argument(fd), for: "closing descriptor", UInt64(fd))
-      }
-      for program in sequence.programs { try process.run(program) }
+      try Self.copy(all.inaccessible, of: task, to: file.rawValue)
+      received = [try Self.send(file, over: socket, slot, process, task), socket.0, socket.1]
     } catch {
-      let error = Self.explain(error, file.rawValue)
       try Self.close(free, slot, process)
       throw error
     }
-    slot.setCleanup([])
+    return true
+  }
+
+  /// Sets the task going on the next pieces, if there are any.
+  private func startNext() throws(Failure) {
+    guard !pieces.isEmpty, let slot = process.area?.slots.first else { return }
+    var bytes: UInt64 = 0
+    let part = pieces.prefix {
+      bytes += UInt64($0.range.count)
+      return bytes <= Self.programBytes
+    }.prefix(1024)
+    var sequence = ProgramSequence(slot)
+    Pages.write(part, to: received[0], &sequence)
+    pieces = pieces.dropFirst(part.count)
+    for program in sequence.programs.dropLast() { try run(program) }
+    if let last = sequence.programs.last {
+      process.start(last)
+      running = last
+    }
+  }
+
+  private func run(_ program: SyscallProgram) throws(Failure) {
+    do throws(Failure) { try process.run(program) } catch { throw Self.explain(error, file.rawValue) }
+  }
+
+  private func finishRunning() throws(Failure) {
+    guard let program = running else { return }
+    running = nil
+    do throws(Failure) { try process.finish(program) } catch { throw Self.explain(error, file.rawValue) }
+  }
+
+  /// Writes the last pieces while the task is busy with others.
+  private func help() throws(Failure) {
+    while !process.isIdle, let last = pieces.last {
+      var bytes: UInt64 = 0
+      var first = last.offset + UInt64(last.range.count)
+      let part = pieces.reversed().prefix {
+        bytes += UInt64($0.range.count)
+        guard bytes <= Self.pieceBytes, $0.offset + UInt64($0.range.count) == first else { return false }
+        first = $0.offset
+        return true
+      }.prefix(1024)
+      // What it cannot write, such as for want of room, is left to the task, which says why.
+      guard ImageWindow.copy(part.reversed(), of: task.pid, to: file.rawValue) else { return }
+      pieces = pieces.dropLast(part.count)
+    }
+  }
+
+  /// Takes the descriptors away from the task again.
+  private func end() throws(Failure) {
+    if let program = running {
+      running = nil
+      do throws(Failure) { try process.finish(program) } catch {}  // another failure is told
+    }
+    guard !received.isEmpty, let slot = process.area?.slots.first else { return }
+    received = []
+    try Self.close(free, slot, process)
+  }
+
+  private static func cut(_ ranges: [Pages.Placed]) -> [Pages.Placed] {
+    var pieces: [Pages.Placed] = []
+    for (range, offset) in ranges {
+      for start in stride(from: range.lowerBound, to: range.upperBound, by: Int(pieceBytes)) {
+        pieces.append((start..<min(start + pieceBytes, range.upperBound), offset + (start - range.lowerBound)))
+      }
+    }
+    return pieces
   }
 
   /// Whatever the task has got of these goes; none of them was in use.
@@ -113,9 +222,7 @@ enum MemoryTransfer {
   }
 
   /// The slow way: through a buffer of the tracer (man 5 proc_pid_mem, which asks for no access rights).
-  private static func copy(_ parts: [(range: Range<UInt64>, offset: UInt64)], of task: DumpedTask, to file: Int32)
-    throws(Failure)
-  {
+  static func copy(_ parts: [Pages.Placed], of task: DumpedTask, to file: Int32) throws(Failure) {
     if parts.isEmpty { return }
     let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)
     defer { buffer.deallocate() }

@@ -11,19 +11,41 @@ public struct AddressSpace: TaskState {
   private let brk: SyscallProgram.Call
   private let dumpable: SyscallProgram.Call
   private let transparentHugePages: SyscallProgram.Call
+  private let auxv: SyscallProgram.Buffer
+  private let auxvSize: SyscallProgram.Call
 
   public init(asking program: inout SyscallProgram, in thread: DumpedThread) {
     brk = program.call(__NR_brk, 0, for: "reading the program break")
     dumpable = program.call(__NR_prctl, 3 /* PR_GET_DUMPABLE */, for: "reading the dumpable flag")
     transparentHugePages = program.call(
       __NR_prctl, 42 /* PR_GET_THP_DISABLE */, 0, 0, 0, 0, for: "reading the THP flag")
+    auxv = program.reserve(1024)
+    // Before Linux 6.4 the kernel does not tell.
+    auxvSize = program.call(
+      __NR_prctl, 0x4155_5856 /* PR_GET_AUXV */, Argument(auxv.address), Argument(auxv.count), 0, 0, mayFail: true)
   }
 
-  public func record(from slot: Slot, of thread: DumpedThread, into core: inout CoreEntry) {
+  public func record(from slot: Slot, of thread: DumpedThread, into core: inout CoreEntry) throws(Failure) {
     guard let task = thread.task else { return }
+    let size = Int(slot.result(auxvSize))
+    if size > 0, size <= auxv.count {
+      task.memory.mmSavedAuxv = Self.pairs(UnsafeRawBufferPointer(rebasing: slot.bytes(auxv)[..<size]))
+    } else {
+      let buffer = ReadBuffer()
+      task.memory.mmSavedAuxv = try about("\(task.description): reading auxv") { () throws(Errno) in
+        Self.pairs(try task.directory.read("auxv", buffer))
+      }
+    }
     task.memory.mmBrk = UInt64(bitPattern: slot.result(brk))
     task.memory.dumpable = Int32(truncatingIfNeeded: slot.result(dumpable))
     task.memory.thpDisabled = slot.result(transparentHugePages) != 0
+  }
+
+  /// The auxiliary vector's pairs up to AT_NULL; what follows is padding, which other readers have no room for.
+  private static func pairs(_ bytes: UnsafeRawBufferPointer) -> [UInt64] {
+    let words = stride(from: 0, to: bytes.count - 7, by: 8).map { bytes.loadUnaligned(fromByteOffset: $0, as: UInt64.self) }
+    let end = stride(from: 0, to: words.count, by: 2).first { words[$0] == 0 } ?? words.count
+    return Array(words[..<end])
   }
 
   /// What of a task's memory cannot be dumped.
@@ -34,7 +56,7 @@ public struct AddressSpace: TaskState {
   }
 
   /// Records what can be seen from outside.
-  public static func record(_ task: DumpedTask, _ dump: DumpContext, _ buffer: ReadBuffer) throws(Failure) {
+  public static func record(_ task: DumpedTask, _ dump: DumpContext) throws(Failure) {
     let stat = task.stat
     task.memory.mmStartCode = stat.startCode
     task.memory.mmEndCode = stat.endCode
@@ -46,15 +68,6 @@ public struct AddressSpace: TaskState {
     task.memory.mmArgEnd = stat.argEnd
     task.memory.mmEnvStart = stat.envStart
     task.memory.mmEnvEnd = stat.envEnd
-    task.memory.mmSavedAuxv = try about("\(task.description): reading auxv") { () throws(Errno) in
-      let bytes = try task.directory.read("auxv", buffer)
-      let words = stride(from: 0, to: bytes.count - 7, by: 8).map {
-        bytes.loadUnaligned(fromByteOffset: $0, as: UInt64.self)
-      }
-      // Pairs up to AT_NULL; what follows is padding, which other readers have no room for.
-      let end = stride(from: 0, to: words.count, by: 2).first { words[$0] == 0 } ?? words.count
-      return Array(words[..<end])
-    }
     task.memory.exeFileId = try named(task, "exe", flags: O_RDONLY, dump)
     var entries: [VmaEntry] = []
     entries.reserveCapacity(task.mappings.count)

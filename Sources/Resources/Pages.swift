@@ -26,14 +26,13 @@ public struct Pages {
   /// Finds the pages of a stopped task. One scan goes over the whole address space; what lies in mappings whose content is
   /// elsewhere is left out.
   ///
+  /// - `pagemap`: its file in /proc
   /// - `guards`: the category of guard regions; 0 if the kernel is known not to have it.
-  public init(scanning task: DumpedTask, guards category: UInt64 = UInt64(CL_PAGE_IS_GUARD)) throws(Failure) {
+  public init(
+    scanning task: DumpedTask, _ pagemap: borrowing Descriptor, guards category: UInt64 = UInt64(CL_PAGE_IS_GUARD)
+  ) throws(Failure) {
+    let pagemap = pagemap.rawValue
     var guarded = category
-    let pagemap = try about(
-      "\(task.description): opening pagemap", advice: "This needs CAP_SYS_PTRACE; run as root."
-    ) {
-      () throws(Errno) in try task.directory.open("pagemap")
-    }
     let vmas = task.memory.vmas.filter { $0.isPrivate && $0.kinds.isDisjoint(with: [.vvar, .vsyscall]) }
     guard let first = vmas.first, let last = vmas.last else { return }
     let capacity = 512
@@ -59,7 +58,7 @@ public struct Pages {
       let count: Int
       do throws(Errno) {
         count = try withUnsafeMutablePointer(to: &argument) { pointer throws(Errno) in
-          try syscall(__NR_ioctl, Int(pagemap.rawValue), Int(CL_PAGEMAP_SCAN), Int(bitPattern: pointer))
+          try syscall(__NR_ioctl, Int(pagemap), Int(CL_PAGEMAP_SCAN), Int(bitPattern: pointer))
         }
       } catch {
         guard error == .invalidArgument, guarded != 0 else {
@@ -138,45 +137,72 @@ public struct Pages {
   /// Finds which pages are the very frames that the parent has at the same address: they have been shared since the fork, and
   /// are to be again. Frame numbers are shown to CAP_SYS_ADMIN only (Documentation/admin-guide/mm/pagemap.rst);
   /// without it nothing is found, and a restore copies.
-  public mutating func findShared(_ task: DumpedTask, with parent: DumpedTask, _ parentPages: Pages) throws(Failure) {
+  public mutating func findShared(
+    _ task: DumpedTask, _ pagemap: borrowing Descriptor, with parent: DumpedTask, _ parentPages: Pages,
+    _ parentFrames: inout ParentFrames
+  ) throws(Failure) {
     let vmas = task.memory.vmas.filter { $0.isPrivate && !$0.isKernelMade }
     let inherited = Set(parent.memory.vmas.map(\.identity))
     let common = Self.intersection(ranges, parentPages.ranges)
     if common.isEmpty { return }
+    let own = pagemap.rawValue
     shared = try about("\(task.description): comparing its pages with its parent's") { () throws(Errno) in
-      let own = try task.directory.open("pagemap")
-      let theirs = try parent.directory.open("pagemap")
       var shared: [Range<UInt64>] = []
       var index = 0
-      for range in common {
-        while index < vmas.count, vmas[index].end <= range.lowerBound { index += 1 }
-        guard index < vmas.count, inherited.contains(vmas[index].identity) else { continue }
-        let a = try Self.frames(own.rawValue, range)
-        let b = try Self.frames(theirs.rawValue, range)
-        for i in a.indices where a[i] != 0 && a[i] == b[i] {
-          let page = range.lowerBound + UInt64(i) * 4096
-          if let last = shared.last, last.upperBound == page {
-            shared[shared.count - 1] = last.lowerBound..<(page + 4096)
-          } else {
-            shared.append(page..<(page + 4096))
+      var next = 0
+      while next < common.count {
+        // Ranges with little between them are read in one piece, but no more than a few hundred pages at once.
+        let first = next
+        var span = common[first].lowerBound..<min(common[first].upperBound, common[first].lowerBound + Self.mostFrames)
+        next += 1
+        while next < common.count, common[next].lowerBound - span.upperBound <= 64 * 4096,
+          common[next].upperBound - span.lowerBound <= Self.mostFrames
+        {
+          span = span.lowerBound..<common[next].upperBound
+          next += 1
+        }
+        while true {
+          let a = try Self.frames(own, span)
+          let b = try parentFrames.frames(of: parent, span)
+          for range in common[first..<next] {
+            while index < vmas.count, vmas[index].end <= range.lowerBound { index += 1 }
+            guard index < vmas.count, inherited.contains(vmas[index].identity) else { continue }
+            let part = range.clamped(to: span)
+            for page in stride(from: part.lowerBound, to: part.upperBound, by: 4096) {
+              let i = Int((page - span.lowerBound) / 4096)
+              guard a[i] != 0, a[i] == b[i] else { continue }
+              if let last = shared.last, last.upperBound == page, page != range.lowerBound {
+                shared[shared.count - 1] = last.lowerBound..<(page + 4096)
+              } else {
+                shared.append(page..<(page + 4096))
+              }
+            }
           }
+          // The rest of a long range
+          let end = common[next - 1].upperBound
+          if span.upperBound == end { break }
+          span = span.upperBound..<min(end, span.upperBound + Self.mostFrames)
         }
       }
       return shared
     }
   }
 
+  private static let mostFrames: UInt64 = 4096 * 4096
+
   /// Frame numbers of pages that are there; 0 for others.
-  private static func frames(_ pagemap: Int32, _ range: Range<UInt64>) throws(Errno) -> [UInt64] {
-    let count = Int((range.upperBound - range.lowerBound) / 4096)
-    var words = [UInt64](repeating: 0, count: count)
-    let n = words.withUnsafeMutableBytes {
-      cl_syscall(
-        Int(__NR_pread64), Int(pagemap), Int(bitPattern: $0.baseAddress), $0.count, Int(range.lowerBound / 4096 * 8), 0, 0)
+  static func frames(_ pagemap: Int32, _ range: Range<UInt64>) throws(Errno) -> [UInt64] {
+    let bytes = Int((range.upperBound - range.lowerBound) / 4096 * 8)
+    var failure: Errno?
+    let words = [UInt64](unsafeUninitializedCapacity: bytes / 8) { words, count in
+      let n = cl_syscall(
+        Int(__NR_pread64), Int(pagemap), Int(bitPattern: words.baseAddress), bytes, Int(range.lowerBound / 4096 * 8), 0, 0)
+      if n != bytes { failure = n < 0 ? Errno(rawValue: Int32(-n)) : .ioError } else { count = bytes / 8 }
+      // Bit 63: present; bits 0 to 54: the frame
+      for i in 0..<count { words[i] = words[i] >> 63 == 1 ? words[i] & ((1 << 55) - 1) : 0 }
     }
-    if n < 0 { throw Errno(rawValue: Int32(-n)) }
-    // Bit 63: present; bits 0 to 54: the frame
-    return words.map { $0 >> 63 == 1 ? $0 & ((1 << 55) - 1) : 0 }
+    if let failure { throw failure }
+    return words
   }
 
   /// The parts of a range that are in none of an ascending list of ranges.
@@ -246,43 +272,77 @@ public struct Pages {
     flush(&sequence)
   }
 
-  /// The calls by which a stopped task writes its pages to a descriptor that it has been given. What it has no access to
-  /// itself is left out: see ``inaccessible``.
-  public func write(to descriptor: Int32, _ sequence: inout ProgramSequence) {
-    var offset: UInt64 = 0
+  /// Appends the calls by which a stopped task writes parts of its memory to a descriptor that it has been given.
+  public static func write(_ parts: some Sequence<Placed>, to descriptor: Int32, _ sequence: inout ProgramSequence) {
     var run: [Range<UInt64>] = []
     var start: UInt64 = 0
+    var end: UInt64 = 0
     func flush(_ sequence: inout ProgramSequence) {
-      Self.transfer(
+      transfer(
         __NR_pwritev, run, from: start, descriptor: { _ in Argument(descriptor) }, &sequence,
         for: "writing its memory from")
       run = []
     }
-    for range in ranges {
-      if closed.contains(range.lowerBound) {
-        flush(&sequence)
-      } else {
-        if run.isEmpty { start = offset }
-        run.append(range)
-      }
-      offset += range.upperBound - range.lowerBound
+    for part in parts {
+      if part.offset != end { flush(&sequence) }
+      if run.isEmpty { start = part.offset }
+      run.append(part.range)
+      end = part.offset + (part.range.upperBound - part.range.lowerBound)
     }
     flush(&sequence)
   }
 
-  /// Ranges of PROT_NONE memory that holds something, and where in the image they go: the tracer must read them, which it may
-  /// through `/proc/PID/mem`.
-  public var inaccessible: [(range: Range<UInt64>, offset: UInt64)] {
-    closed.isEmpty ? [] : placed.filter { closed.contains($0.range.lowerBound) }
-  }
+  /// A range of memory, and where in the image it goes.
+  public typealias Placed = (range: Range<UInt64>, offset: UInt64)
+
+  /// Ranges of PROT_NONE memory that holds something: the tracer must read them, which it may through `/proc/PID/mem`.
+  public var inaccessible: [Placed] { closed.isEmpty ? [] : placed.filter { closed.contains($0.range.lowerBound) } }
+
+  /// Ranges that the task can read itself.
+  public var accessible: [Placed] { closed.isEmpty ? placed : placed.filter { !closed.contains($0.range.lowerBound) } }
+
+  /// Bytes of all ranges.
+  public var byteCount: UInt64 { pageCount * 4096 }
 
   /// Every range, and where in the image it goes.
-  public var placed: [(range: Range<UInt64>, offset: UInt64)] {
+  public var placed: [Placed] {
     var offset: UInt64 = 0
     return ranges.map { range in
       defer { offset += range.upperBound - range.lowerBound }
       return (range, offset)
     }
+  }
+}
+
+/// Frame numbers of the parent whose children are compared with it, kept because they are many.
+public struct ParentFrames {
+  private var pid: Int32 = 0
+  private var pagemap = Int32(-1)
+  private var known: [Range<UInt64>: [UInt64]] = [:]
+  private var count = 0
+
+  public init() {}
+
+  mutating func frames(of parent: DumpedTask, _ range: Range<UInt64>) throws(Errno) -> [UInt64] {
+    if pid != parent.pid {
+      close()
+      pagemap = try parent.directory.open("pagemap").release()
+      pid = parent.pid
+    }
+    if let frames = known[range] { return frames }
+    let frames = try Pages.frames(pagemap, range)
+    // 512 KiB
+    if count + frames.count <= 65536 {
+      known[range] = frames
+      count += frames.count
+    }
+    return frames
+  }
+
+  /// Lets go of what is known.
+  public mutating func close() {
+    if pagemap >= 0 { _ = cl_syscall(Int(__NR_close), Int(pagemap), 0, 0, 0, 0, 0) }
+    (pid, pagemap, known, count) = (0, -1, [:], 0)
   }
 }
 

@@ -96,6 +96,9 @@ public final class ExecutorArea {
     withdrawStart()
   }
 
+  /// Whether every program that was started has ended.
+  var isIdle: Bool { cl_load32(local + Self.counterOffset) == started }
+
   /// Waits until every program that was started has ended. `check` is called every so many milliseconds meanwhile, and
   /// throws if a task died.
   public func waitAll(checkingEvery interval: Int = 200, _ check: () throws(Failure) -> Void) throws(Failure) {

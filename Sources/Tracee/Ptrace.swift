@@ -43,13 +43,21 @@ public enum Ptrace {
   /// Not by a single step: the trap of one is a forced SIGTRAP, and a forced signal that is blocked or ignored loses its
   /// handler (kernel/signal.c: force_sig_info_to_task). With PTRACE_O_TRACESYSGOOD the stops of PTRACE_SYSCALL are no signals.
   public static func makeCall(_ tid: Int32) throws(Errno) {
-    if let fault = FaultInjection.next() { throw fault.errno }
-    var stops = 0
-    while stops < 2 {
-      try request(Int(PTRACE_SYSCALL), tid)
+    for _ in 0..<2 {
+      try beginCall(tid)
+      try awaitCallStop(tid)
+    }
+  }
+
+  /// Lets it run to the next such stop, before or behind its system call.
+  static func beginCall(_ tid: Int32) throws(Errno) { try request(Int(PTRACE_SYSCALL), tid) }
+
+  /// Waits for that stop.
+  static func awaitCallStop(_ tid: Int32) throws(Errno) {
+    while true {
       switch try wait(tid) {
-      case .syscall: stops += 1
-      case .event: continue  // a stop that was asked for twice
+      case .syscall: return
+      case .event: try beginCall(tid)  // a stop that was asked for twice
       case .exited, .signal, .trap: throw .noSuchProcess
       }
     }

@@ -12,6 +12,9 @@ public final class TracedProcess {
   public private(set) var area: ExecutorArea?
   private var areaAddress: UInt64 = 0
   private var areaSize = 0
+  private var sizes: [Int] = []
+  /// The call that maps the area was begun.
+  private var isOpening = false
   private let vdso: UInt64
   private let syscallInstruction: UInt64
   private var foothold: Foothold?
@@ -35,17 +38,42 @@ public final class TracedProcess {
 
   /// Maps an area into the process and here. The leader's slot has room for so many calls more than every leader makes.
   public func open(_ deadManSwitch: DeadManSwitch, calls: Int = 0) throws(Failure) {
-    let sizes = threads.indices.map { $0 == 0 ? Self.leaderSlot + Slot.bytes(calls: calls) : Self.threadSlot }
+    try beginOpen(calls: calls)
+    try finishOpen(deadManSwitch)
+  }
+
+  /// The first part of ``open(_:calls:)``, which many processes can go through at the same time: begin all, advance all, finish all.
+  public func beginOpen(calls: Int = 0) throws(Failure) {
+    sizes = threads.indices.map { $0 == 0 ? Self.leaderSlot + Slot.bytes(calls: calls) : Self.threadSlot }
     let size = ExecutorArea.size(slots: sizes)
     let leader = threads[0]
     foothold = leader.makeFoothold(in: pid, vdso: vdso)
-    let address = try about("task \(pid): mapping the executor") { () throws(Errno) -> UInt64 in
-      try leader.call(
+    try about("task \(pid): mapping the executor") { () throws(Errno) in
+      try leader.beginCall(
         at: foothold?.call ?? syscallInstruction, __NR_mmap, 0, UInt64(size), UInt64(PROT_READ | PROT_WRITE | PROT_EXEC),
         UInt64(MAP_SHARED | MAP_ANONYMOUS), UInt64.max, 0)
     }
-    areaAddress = address
-    areaSize = size
+    isOpening = true
+  }
+
+  public func advanceOpen() throws(Failure) {
+    do throws(Errno) {
+      try threads[0].advanceCall()
+    } catch {
+      isOpening = false
+      throw Failure("task \(pid): mapping the executor", error)
+    }
+  }
+
+  private func awaitMapping() throws(Errno) {
+    isOpening = false
+    areaAddress = try threads[0].finishCall()
+    areaSize = ExecutorArea.size(slots: sizes)
+  }
+
+  public func finishOpen(_ deadManSwitch: DeadManSwitch) throws(Failure) {
+    try about("task \(pid): mapping the executor") { () throws(Errno) in try awaitMapping() }
+    let (address, size) = (areaAddress, areaSize)
     let path =
       "/proc/\(pid)/map_files/\(String(address, radix: 16))-\(String(address + UInt64(size), radix: 16))"
     area = try about(
@@ -89,16 +117,31 @@ public final class TracedProcess {
 
   /// Runs a program in the leader and waits for it.
   public func run(_ program: borrowing SyscallProgram) throws(Failure) {
+    start(program)
+    try finish(program)
+  }
+
+  /// Sets the leader going on a program.
+  public func start(_ program: borrowing SyscallProgram) {
     guard let area, let slot = area.slots.first else { return }
     slot.load(program)
     area.start(slot)
+  }
+
+  /// Waits for the program that was started last.
+  public func finish(_ program: borrowing SyscallProgram) throws(Failure) {
+    guard let slot = area?.slots.first else { return }
     try waitAll()
     try slot.check(program, task: "task \(pid)")
   }
 
+  /// Whether all programs that were started have ended.
+  public var isIdle: Bool { area?.isIdle ?? true }
+
   /// Takes the threads out of their executors and unmaps the area; they are stopped, as they were found.
   /// After a failure it does as much as it can.
   public func close() {
+    if isOpening { try? awaitMapping() }
     // An error here says that the thread was killed meanwhile.
     for thread in threads.prefix(entered) { try? thread.recall() }
     for thread in threads.prefix(entered) { try? thread.awaitRecall() }

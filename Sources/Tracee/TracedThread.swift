@@ -13,6 +13,8 @@ public final class TracedThread {
   /// The signal of the job-control stop that it was found in.
   public private(set) var groupStop: Int32?
   private var isAway = false
+  /// A call that was begun has reached the kernel.
+  private var isAdvanced = false
 
   /// Attaches and asks the thread to stop, without waiting for it. Neither the program nor its parent notices.
   public init(seizing tid: Int32) throws(Errno) {
@@ -59,13 +61,46 @@ public final class TracedThread {
     at instruction: UInt64, _ number: Int32, _ a: UInt64 = 0, _ b: UInt64 = 0, _ c: UInt64 = 0,
     _ d: UInt64 = 0, _ e: UInt64 = 0, _ f: UInt64 = 0
   ) throws(Errno) -> UInt64 {
+    try beginCall(at: instruction, number, a, b, c, d, e, f)
+    return try finishCall()
+  }
+
+  /// Sets the thread going on a call, as ``call(at:_:_:_:_:_:_:_:)`` makes it, and does not wait for it.
+  func beginCall(
+    at instruction: UInt64, _ number: Int32, _ a: UInt64 = 0, _ b: UInt64 = 0, _ c: UInt64 = 0,
+    _ d: UInt64 = 0, _ e: UInt64 = 0, _ f: UInt64 = 0
+  ) throws(Errno) {
     isAway = true
-    let result: Int64
     do throws(Errno) {
       // The mask last, as in `enter`: the way home sets the program's own.
       try Ptrace.setRegisters(tid, registers.calling(number, at: instruction, a, b, c, d, e, f))
       try Ptrace.setSignalMask(tid, UInt64.max)
-      try Ptrace.makeCall(tid)
+      try Ptrace.beginCall(tid)
+    } catch {
+      try goHome()
+      throw error
+    }
+  }
+
+  /// Waits until the thread is about to make the call that was begun, and lets it make it.
+  func advanceCall() throws(Errno) {
+    do throws(Errno) {
+      try Ptrace.awaitCallStop(tid)
+      try Ptrace.beginCall(tid)
+    } catch {
+      try goHome()
+      throw error
+    }
+    isAdvanced = true
+  }
+
+  /// Waits for the end of the call that was begun: its result.
+  func finishCall() throws(Errno) -> UInt64 {
+    if !isAdvanced { try advanceCall() }
+    isAdvanced = false
+    let result: Int64
+    do throws(Errno) {
+      try Ptrace.awaitCallStop(tid)
       result = try Ptrace.registers(tid).result
     } catch {
       try goHome()

@@ -1,0 +1,81 @@
+import CLinux
+import Glibc
+import Linux
+import Resources
+import SystemPackage
+
+/// Copies the memory of small tasks: for a few dozen pages the way through a buffer of the tracer is shorter than to give the task
+/// the image, which takes three programs (man 2 process_vm_readv).
+final class MemoryCopier {
+  /// Up to here it is faster, in bytes.
+  private static let most = 256 << 10
+  private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: most, alignment: 4096)
+
+  deinit { buffer.deallocate() }
+
+  /// Writes all pages of a task. `false`: they are too many, or not all to be had in this way; nothing was written.
+  func copy(_ pages: Pages, of task: DumpedTask, to file: Int32) throws(Failure) -> Bool {
+    let count = Int(pages.byteCount)
+    guard count <= buffer.count, pages.inaccessible.isEmpty, pages.ranges.count <= 1024 else { return false }
+    guard readMemory(of: task.pid, pages.ranges, into: UnsafeMutableRawBufferPointer(rebasing: buffer[..<count])) else {
+      return false
+    }
+    try about("\(task.description): writing its memory") { () throws(Failure) in
+      var done = 0
+      while done < count {
+        let n = try about(
+          "writing a pages image", advice: "The images folder is full; make room or choose another with --images."
+        ) { () throws(Errno) in
+          try syscall(__NR_pwrite64, Int(file), Int(bitPattern: buffer.baseAddress) + done, count - done, done)
+        }
+        done += n
+      }
+    }
+    return true
+  }
+}
+
+/// Reads ranges of a task's memory, at most 1024, one behind the other; whether all of it came.
+private func readMemory(of pid: Int32, _ ranges: [Range<UInt64>], into room: UnsafeMutableRawBufferPointer) -> Bool {
+  var local = (UInt64(UInt(bitPattern: room.baseAddress)), UInt64(room.count))
+  let remote = ranges.map { ($0.lowerBound, $0.upperBound - $0.lowerBound) }
+  let n = withUnsafeMutablePointer(to: &local) { local in
+    remote.withUnsafeBytes {
+      cl_syscall(
+        Int(__NR_process_vm_readv), Int(pid), Int(bitPattern: local), 1, Int(bitPattern: $0.baseAddress), remote.count, 0)
+    }
+  }
+  return n == room.count
+}
+
+/// A part of an image, mapped: two may write into one file at the same time only if one of them does it so, because a write holds
+/// the file's lock (man 2 process_vm_readv into memory that is the file's).
+enum ImageWindow {
+  /// On a tmpfs only: elsewhere every page that is touched costs the file system a transaction.
+  private static func isWorthwhile(_ file: Int32) -> Bool {
+    // struct statfs: the type is its first word, of 15
+    var status = [Int](repeating: 0, count: 16)
+    let result = status.withUnsafeMutableBytes {
+      cl_syscall(Int(__NR_fstatfs), Int(file), Int(bitPattern: $0.baseAddress), 0, 0, 0, 0)
+    }
+    return result == 0 && status[0] == 0x0102_1994  // TMPFS_MAGIC
+  }
+
+  /// Gives the image its length, which a mapping cannot; not while another writes, who would have to end first.
+  static func prepare(_ file: Int32, length: UInt64) -> Bool {
+    isWorthwhile(file) && ftruncate(file, Int(length)) == 0
+  }
+
+  /// Copies ranges of a task's memory that lie one behind the other in the image. `false`: it could not.
+  static func copy(_ parts: [Pages.Placed], of pid: Int32, to file: Int32) -> Bool {
+    guard let first = parts.first, let last = parts.last else { return true }
+    let end = last.offset + UInt64(last.range.count)
+    let length = Int(end - first.offset)
+    let mapped = mmap(nil, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE_PAGES, file, Int(first.offset))
+    guard let mapped, mapped != MAP_FAILED else { return false }
+    defer { munmap(mapped, length) }
+    return readMemory(of: pid, parts.map(\.range), into: UnsafeMutableRawBufferPointer(start: mapped, count: length))
+  }
+
+  private static let MAP_POPULATE_PAGES: Int32 = 0x8000  // MAP_POPULATE
+}
