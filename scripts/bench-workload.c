@@ -94,6 +94,15 @@ static void map_ranges(long count) {
   }
 }
 
+// Address space of which there is one page in each 2 MiB.
+static void map_sparsely(long gibibytes) {
+  size_t size = (size_t)gibibytes << 30;
+  char *memory = mmap(0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  need(memory != MAP_FAILED, "mmap");
+  need(madvise(memory, size, MADV_NOHUGEPAGE) == 0, "madvise");
+  for (size_t at = 0; at < size; at += 2 << 20) memory[at] = 1;
+}
+
 int main(int argc, char **argv) {
   if (argc > 3 && !strcmp(argv[1], "run")) return run(atoi(argv[2]), argv + 3);
   if (argc != 4) return 64;
@@ -104,6 +113,7 @@ int main(int argc, char **argv) {
   else if (!strcmp(kind, "threads")) have_threads(n);
   else if (!strcmp(kind, "fds")) open_files(n);
   else if (!strcmp(kind, "vmas")) map_ranges(n);
+  else if (!strcmp(kind, "sparse")) map_sparsely(n);
   else if (strcmp(kind, "trivial")) return 64;
   int ready = open(argv[3], O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
   need(ready >= 0, argv[3]);

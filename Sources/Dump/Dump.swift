@@ -30,6 +30,7 @@ public enum Dump {
     let directory = try openFolder(images)
     let dump = DumpContext(options: options, directory: directory)
     let begin = nanoseconds()
+    raiseFileLimit()
 
     var freezer = Freezer()
     try freezer.freeze(root: options.pid, timeout: max(options.timeout, 1))
@@ -60,6 +61,14 @@ public enum Dump {
     dump.statistics.frozenTime = UInt32(clamping: (nanoseconds() - frozen) / 1000)
     writeStatistics(dump)
     return (dump.statistics, dump.warnings)
+  }
+
+  /// Each task's folder in /proc stays open until the end, and a tree may have more tasks than the usual limit has descriptors.
+  private static func raiseFileLimit() {
+    var limit = rlimit()
+    getrlimit(__rlimit_resource_t(7), &limit)  // RLIMIT_NOFILE
+    limit.rlim_cur = limit.rlim_max
+    setrlimit(__rlimit_resource_t(7), &limit)
   }
 
   private static func openFolder(_ path: String) throws(Failure) -> ImageDirectory {

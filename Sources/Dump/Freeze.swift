@@ -63,7 +63,8 @@ struct Freezer {
     do {
       directory = try ProcDirectory(pid: pid)
     } catch {
-      if parent != 0, error == .noSuchFileOrDirectory { return }
+      guard error == .noSuchFileOrDirectory else { throw Failure("task \(pid): opening /proc/\(pid)", error) }
+      if parent != 0 { return }
       throw Failure("task \(pid)", error, advice: "There is no such process; give the PID of a running one.")
     }
     guard let (threads, stat) = try seizeThreads(pid: pid, parent: parent, directory) else { return }
