@@ -40,7 +40,7 @@ final class MemoryTransfer {
       do throws(Failure) {
         if try transfer.begin() { open.append(transfer) }
       } catch {
-        for begun in open { try begun.end() }
+        endAll(open)
         throw error
       }
     }
@@ -57,10 +57,28 @@ final class MemoryTransfer {
         left.removeAll { $0.running == nil }
       }
     } catch {
-      for transfer in open { try transfer.end() }
+      endAll(open)
       throw error
     }
-    for transfer in open { try transfer.end() }
+    if let failure = endAll(open) { throw failure }
+  }
+
+  /// Takes the descriptors away from all tasks, whatever fails on the way; the first failure.
+  @discardableResult
+  private static func endAll(_ transfers: [MemoryTransfer]) -> Failure? {
+    var failure: Failure?
+    for transfer in transfers {
+      // What fails once for want of something may work the second time.
+      for _ in 0..<2 {
+        do throws(Failure) {
+          try transfer.end()
+          break
+        } catch {
+          failure = failure ?? error
+        }
+      }
+    }
+    return failure
   }
 
   /// Gives the task the image. `false`: it could not take it, and all is written already.
@@ -137,8 +155,8 @@ final class MemoryTransfer {
       do throws(Failure) { try process.finish(program) } catch {}  // another failure is told
     }
     guard !received.isEmpty, let slot = process.area?.slots.first else { return }
-    received = []
     try Self.close(free, slot, process)
+    received = []
   }
 
   private static func cut(_ ranges: [Pages.Placed]) -> [Pages.Placed] {
