@@ -83,7 +83,7 @@ let package = Package(
     .testTarget(name: "FeaturesTests", dependencies: ["Features", "Linux"], swiftSettings: strict),
     .testTarget(name: "CommandTests", dependencies: ["swift-restore"], swiftSettings: strict),
     .testTarget(
-      name: "LiveTests", dependencies: ["Checkpoint", "Linux", "CLinux", system], exclude: ["Programs"],
+      name: "LiveTests", dependencies: ["ProcessTree", "Checkpoint", "Linux", "CLinux", system], exclude: ["Programs"],
       swiftSettings: strict),
   ]
 )

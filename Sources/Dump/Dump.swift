@@ -149,13 +149,18 @@ public enum Dump {
     }
     // Parents are ended before their children can bother them: nobody of the tree runs any more.
     for task in tasks where !task.isZombie { kill(task.pid, SIGKILL) }
-    // Their parents hear of it only when the tracer has.
+    // Their parents hear of it only when the tracer has. The init of a PID namespace ends when everybody in it has been waited
+    // for (kernel/pid_namespace.c: zap_pid_ns_processes), which may be up to somebody outside of the tree: the kernel goes on with
+    // that when this process ends.
     var status: Int32 = 0
-    while true {
+    var quiet = 0
+    while quiet < 200 {
       let pid = withUnsafeMutablePointer(to: &status) {
-        cl_syscall(Int(__NR_wait4), -1, Int(bitPattern: $0), 0x4000_0000, 0, 0, 0)
+        cl_syscall(Int(__NR_wait4), -1, Int(bitPattern: $0), 0x4000_0001 /* __WALL | WNOHANG */, 0, 0, 0)
       }
       if pid == -Int(ECHILD) { return }
+      if pid == 0 { usleep(quiet < 100 ? 50 : 2_000) }
+      quiet = pid == 0 ? quiet + 1 : 0
     }
   }
 

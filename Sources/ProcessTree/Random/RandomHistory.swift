@@ -12,7 +12,26 @@ public struct RandomHistory: Sendable {
     public var eventsPerTask = 4
     /// Whether tasks share objects without being threads, and give their parent unusual exit signals.
     public var unusualClones = true
+    /// Whether address spaces are among the objects that they share.
+    public var sharedMemory = true
     public init() {}
+  }
+
+  /// A system call of the history, for those who want to make it live. Processes are numbered in the order of their births; the
+  /// root's number is that of the first clone.
+  public enum Call: Sendable {
+    case clone(by: Int, child: Int, flags: CloneFlags, exitSignal: SignalNumber)
+    case thread(by: Int)
+    case setsid(by: Int)
+    /// `setpgid(2)` of a child, or of the caller, into the group that another process is in; nil: into its own.
+    case setpgid(by: Int, target: Int, groupOf: Int?)
+    case setChildSubreaper(by: Int, Bool)
+    case exit(by: Int, WaitStatus)
+    case wait(by: Int, for: Int)
+    case exec(by: Int)
+    case unshare(by: Int, flags: CloneFlags)
+    /// Into the namespace that another process lives in.
+    case setns(by: Int, to: Int)
   }
 
   /// One thing that a task of the tree does.
@@ -53,6 +72,8 @@ public struct RandomHistory: Sendable {
 
   public private(set) var kernel = KernelModel()
   public private(set) var root: KernelModel.Process
+  /// What has been done, from the birth of the root on.
+  public private(set) var calls: [Call] = []
   /// The process that started the root, as a shell does.
   public let shell: KernelModel.Process
   /// How many events were attempted.
@@ -76,10 +97,14 @@ public struct RandomHistory: Sendable {
       root = try kernel.clone(by: shell, setTID: [number])
     }
     processes = [root]
+    calls = [
+      .clone(
+        by: shell.index, child: root.index, flags: kernel.pids(of: root).last == .one ? .newPID : [], exitSignal: .child)
+    ]
     switch Int.random(in: 0..<4, using: &random) {
     case 0: break
-    case 1: try kernel.setpgid(by: root, pid: .invisible, group: .invisible)
-    default: try kernel.setsid(by: root)
+    case 1: try setpgid(by: root, target: root, groupOf: nil)
+    default: try setsid(by: root)
     }
     // Most mistakes show in a small tree, which costs less.
     let most = Int.random(in: 0..<4, using: &random) == 0 ? limits.tasks : (limits.tasks + 2) / 3
@@ -141,36 +166,41 @@ public struct RandomHistory: Sendable {
     case .thread:
       guard kernel.threadCount(of: actor) < 3 else { return }
       _ = try kernel.cloneThread(by: actor, setTID: freeTIDs(levels: kernel.pids(of: actor).count))
-    case .setsid: try kernel.setsid(by: actor)
-    case .leadGroup: try kernel.setpgid(by: actor, pid: .invisible, group: .invisible)
+      calls.append(.thread(by: actor.index))
+    case .setsid: try setsid(by: actor)
+    case .leadGroup: try setpgid(by: actor, target: actor, groupOf: nil)
     case .joinGroup:
-      try kernel.setpgid(by: actor, pid: .invisible, group: randomGroup(seenBy: actor))
+      guard let other = randomMember() else { return }
+      try setpgid(by: actor, target: actor, groupOf: other)
     case .moveChild:
       guard let child = kernel.children(of: actor).randomElement(using: &random) else { return }
-      let pid = kernel.pid(of: child, in: kernel.namespace(of: actor))
-      try kernel.setpgid(
-        by: actor, pid: pid, group: Bool.random(using: &random) ? pid : randomGroup(seenBy: actor))
+      let leads = Bool.random(using: &random)
+      guard let other = leads ? child : randomMember() else { return }
+      try setpgid(by: actor, target: child, groupOf: leads ? nil : other)
     case .exit: try end(actor)
     case .reap: try reapOne(of: actor)
     case .daemonize:
       let leader = try fork(actor)
-      try kernel.setsid(by: leader)
+      try setsid(by: leader)
       try fork(leader)
       try end(leader)
     case .doubleFork:
       let child = try fork(actor)
       try fork(child)
       try end(child)
-    case .becomeSubreaper: try kernel.setChildSubreaper(by: actor, true)
-    case .resignSubreaper: try kernel.setChildSubreaper(by: actor, false)
-    case .exec: try kernel.exec(by: actor)
-    case .unshareObjects: try kernel.unshare(by: actor, flags: Bool.random(using: &random) ? .files : .fs)
+    case .becomeSubreaper, .resignSubreaper:
+      try kernel.setChildSubreaper(by: actor, event == .becomeSubreaper)
+      calls.append(.setChildSubreaper(by: actor.index, event == .becomeSubreaper))
+    case .exec:
+      try kernel.exec(by: actor)
+      calls.append(.exec(by: actor.index))
+    case .unshareObjects: try unshare(by: actor, flags: Bool.random(using: &random) ? .files : .fs)
     case .newNamespace:
       guard mayNest(actor) else { return }
       try fork(actor, flags: .newPID)
     case .unshareNamespace:
       guard mayNest(actor) else { return }
-      try kernel.unshare(by: actor, flags: .newPID)
+      try unshare(by: actor, flags: .newPID)
       if Int.random(in: 0..<4, using: &random) > 0 { try fork(actor) }
     case .enterNamespace:
       let home = kernel.namespace(of: actor)
@@ -178,10 +208,42 @@ public struct RandomHistory: Sendable {
       guard let leader = inits.randomElement(using: &random), kernel.namespace(of: leader) != home else {
         return
       }
-      try kernel.setns(by: actor, to: kernel.namespace(of: leader))
+      try setns(by: actor, to: leader)
       if Int.random(in: 0..<4, using: &random) > 0 { try fork(actor) }
-    case .comeBack: try kernel.setns(by: actor, to: kernel.namespace(of: actor))
+    case .comeBack: try setns(by: actor, to: actor)
     }
+  }
+
+  // MARK: Calls
+
+  private mutating func setsid(by actor: KernelModel.Process) throws(KernelError) {
+    try kernel.setsid(by: actor)
+    calls.append(.setsid(by: actor.index))
+  }
+
+  private mutating func setpgid(
+    by actor: KernelModel.Process, target: KernelModel.Process, groupOf other: KernelModel.Process?
+  ) throws(KernelError) {
+    let home = kernel.namespace(of: actor)
+    let pid: PID = target == actor ? .invisible : kernel.pid(of: target, in: home)
+    let group = other.map { kernel.group(of: $0, in: home) } ?? pid
+    try kernel.setpgid(by: actor, pid: pid, group: group)
+    calls.append(.setpgid(by: actor.index, target: target.index, groupOf: other?.index))
+  }
+
+  private mutating func unshare(by actor: KernelModel.Process, flags: CloneFlags) throws(KernelError) {
+    try kernel.unshare(by: actor, flags: flags)
+    calls.append(.unshare(by: actor.index, flags: flags))
+  }
+
+  private mutating func setns(by actor: KernelModel.Process, to other: KernelModel.Process) throws(KernelError) {
+    try kernel.setns(by: actor, to: kernel.namespace(of: other))
+    calls.append(.setns(by: actor.index, to: other.index))
+  }
+
+  private mutating func wait(by parent: KernelModel.Process, for child: KernelModel.Process) throws(KernelError) {
+    _ = try kernel.wait(by: parent, for: child)
+    calls.append(.wait(by: parent.index, for: child.index))
   }
 
   @discardableResult
@@ -194,6 +256,7 @@ public struct RandomHistory: Sendable {
     let child = try kernel.clone(by: actor, flags: flags, setTID: tids, exitSignal: exitSignal)
     if isFirst { namespaceCounts[tids.count - 1, default: 0] += 1 }
     processes.append(child)
+    calls.append(.clone(by: actor.index, child: child.index, flags: flags, exitSignal: exitSignal))
     return child
   }
 
@@ -202,14 +265,15 @@ public struct RandomHistory: Sendable {
     guard actor != root else { return }
     let status = WaitStatus(rawValue: [0, 0x100, 9, 0x86].randomElement(using: &random) ?? 0)
     try kernel.exit(actor, status: status)
+    calls.append(.exit(by: actor.index, status))
     if Int.random(in: 0..<4, using: &random) > 0 {
-      _ = try kernel.wait(by: kernel.parent(of: actor), for: actor)
+      try wait(by: kernel.parent(of: actor), for: actor)
     }
   }
 
   private mutating func reapOne(of actor: KernelModel.Process) throws(KernelError) {
     for child in kernel.children(of: actor) where !kernel.isAlive(child) {
-      _ = try kernel.wait(by: actor, for: child)
+      try wait(by: actor, for: child)
       return
     }
   }
@@ -249,12 +313,12 @@ public struct RandomHistory: Sendable {
     let choices: [CloneFlags] = [
       .files, .fs, [.files, .fs], .vm, [.vm, .sighand], [.vm, .files], [.vm, .sighand, .files, .fs],
     ]
-    return choices.randomElement(using: &random) ?? .files
+    return choices.filter { limits.sharedMemory || !$0.contains(.vm) }.randomElement(using: &random) ?? .files
   }
 
-  private mutating func randomGroup(seenBy actor: KernelModel.Process) -> PID {
-    guard let other = processes.randomElement(using: &random), kernel.isRecorded(other) else { return PID(1) }
-    return kernel.group(of: other, in: kernel.namespace(of: actor))
+  private mutating func randomMember() -> KernelModel.Process? {
+    guard let other = processes.randomElement(using: &random), kernel.isRecorded(other) else { return nil }
+    return other
   }
 
   private mutating func freeTIDs(levels: Int) -> [PID] {
