@@ -122,11 +122,13 @@ struct Rebuilding {
     }
   }
 
-  /// Innermost PIDs of the zombies among each task's children.
+  /// The zombies among each task's children, by the numbers that it knows them by: those of its own namespace.
   private func zombiesByParent() -> [Int: [Int32]] {
     var zombies: [Int: [Int32]] = [:]
     for child in plan.tree.tasks where child.isZombie {
-      if let parent = child.parent { zombies[parent.index, default: []].append(child.pids.last?.rawValue ?? 0) }
+      guard let parent = child.parent else { continue }
+      let level = plan.tree[parent].pids.count - 1
+      zombies[parent.index, default: []].append(child.pids[level].rawValue)
     }
     return zombies
   }

@@ -48,13 +48,25 @@ final class Orchard {
     place[root] = 0
     let own = flags.contains(.newPID) ? ["unshare", "--pid", "--fork"] : []
     started = try Processes.start(
-      own + [program, folder + "/board"], in: folder, output: folder + "/out", errors: folder + "/out", newSession: false)
+      own + [program, folder + "/board"], in: folder, output: "/dev/null", errors: "/dev/null", newSession: false)
     guard Processes.poll(5, { pid(at: 0) != 0 }) else { throw LiveFailure("the root does not start") }
     self.root = pid(at: 0)
     for call in history.calls.dropFirst() { try make(call) }
     // The last who were told to end are gone, or zombies.
     usleep(20_000)
-    seen.formUnion(Processes.tree(of: self.root))
+    try forgetLost()
+  }
+
+  /// Orphans that have come to this process are no part of the tree any more, and would be in its way.
+  private func forgetLost() throws {
+    let lost = seen.subtracting(Processes.tree(of: root))
+    for pid in lost { kill(pid, SIGKILL) }
+    let gone = Processes.poll(5) {
+      for pid in lost { waitpid(pid, nil, WNOHANG) }
+      return lost.allSatisfy { Processes.state(of: $0) == nil }
+    }
+    if !gone { throw LiveFailure("orphans are still there: \(lost)") }
+    seen = Set(Processes.tree(of: root))
   }
 
   private func make(_ call: RandomHistory.Call) throws {
