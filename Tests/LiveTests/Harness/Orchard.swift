@@ -157,7 +157,7 @@ extension Array {
   subscript(checked index: Int) -> Element? { indices.contains(index) ? self[index] : nil }
 }
 
-/// All IDs of a live tree at all levels, as /proc shows them: a line per process, parents first.
+/// All IDs of a live tree at all levels, as /proc shows them: a line per process.
 struct LiveTree: Equatable, CustomStringConvertible {
   let lines: [String]
   var description: String { lines.joined(separator: "\n") }
@@ -170,7 +170,8 @@ struct LiveTree: Equatable, CustomStringConvertible {
       if namespaces[link] == nil { namespaces[link] = namespaces.count }
       return "\(namespaces[link] ?? 0)"
     }
-    lines = Processes.tree(of: root).map { pid in
+    // The order of siblings says who came to the parent when, which is no ID.
+    lines = Processes.tree(of: root).sorted().map { pid in
       let isZombie = Processes.state(of: pid) == "Z"
       let stat = Files.text("/proc/\(pid)/stat") ?? ""
       // The fields after the name: the first is the state, number 3 of man 5 proc_pid_stat.
