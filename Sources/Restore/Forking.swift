@@ -114,9 +114,11 @@ struct Forking {
     while true {
       try prepareDance(round + 1)
       var running: [Running] = []
+      var unborn: [UInt64: Int] = [:]
+      for birth in births where birth.round == round + 1 { unborn[birth.slot.address, default: 0] += 1 }
       for (actor, sequence, ends) in work where round < sequence.number {
         let program = sequence.programs[round]
-        area.expectStarts(births.count { $0.round == round + 1 && $0.slot.address == sequence.slot.address })
+        area.expectStarts(unborn[sequence.slot.address] ?? 0)
         sequence.slot.load(program)
         if ends && round == sequence.number - 1 {
           area.startWithoutReturn(sequence.slot)
