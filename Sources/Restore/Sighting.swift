@@ -25,8 +25,8 @@ struct Sighting {
   /// The number so many levels below this process's namespace.
   func number(at depth: Int) -> Int32 { numbers.indices.contains(depth) ? numbers[depth] : 0 }
 
-  /// The children of a process (man 5 proc_tid_children).
-  static func children(of pid: Int32) -> [Sighting] {
+  /// The children of a process, who came last first (man 5 proc_tid_children).
+  static func children(of pid: Int32) -> [Int32] {
     let buffer = ReadBuffer()
     guard let directory = try? ProcDirectory(pid: pid), let text = try? directory.read("task/\(pid)/children", buffer)
     else { return [] }
@@ -37,14 +37,14 @@ struct Sighting {
       list.append(Int32(truncatingIfNeeded: cursor.decimal()))
       cursor.skip()
     }
-    return list.map { Sighting($0) }
+    return list.reversed()
   }
 
   /// The threads of a process.
-  static func threads(of pid: Int32) -> [Sighting] {
+  static func threads(of pid: Int32) -> [Int32] {
     let buffer = ReadBuffer()
     guard let directory = try? ProcDirectory(pid: pid), let list = try? directory.numbers(in: "task", buffer) else { return [] }
-    return list.map { Sighting($0) }
+    return list.reversed()
   }
 }
 
@@ -56,18 +56,20 @@ extension Forking {
     guard let parent = construction.tracerPIDs[birth.parent] else {
       throw Failure("\(construction.name(birth.parent)) has a child, but does not exist")
     }
-    let candidates: [Sighting]
+    if depth == 0 { return Sighting(number) }
+    let candidates: [Int32]
     if case .thread = birth.child {
       candidates = Sighting.threads(of: parent)
     } else {
       candidates = Sighting.children(of: parent) + Sighting.children(of: Sighting(parent).parent)
     }
-    guard let seen = candidates.first(where: { $0.number(at: depth) == number }) else {
-      throw Failure(
-        "\(construction.name(birth.parent)) has made PID \(number) of its namespace, which /proc does not show",
-        advice: "Is /proc mounted for this PID namespace, and without hidepid?")
+    for pid in candidates {
+      let seen = Sighting(pid)
+      if seen.number(at: depth) == number { return seen }
     }
-    return seen
+    throw Failure(
+      "\(construction.name(birth.parent)) has made PID \(number) of its namespace, which /proc does not show",
+      advice: "Is /proc mounted for this PID namespace, and without hidepid?")
   }
 
   /// Has the threads' numbers, and those that images use, known as this process sees them.
@@ -78,7 +80,7 @@ extension Forking {
       if plan.levels.namesToolLevel {
         construction.threadTIDs.append(task.threads.map { $0[plan.levels.tool].rawValue })
       } else {
-        let seen = task.threads.isEmpty ? [] : Sighting.threads(of: pid)
+        let seen = task.threads.isEmpty ? [] : Sighting.threads(of: pid).map { Sighting($0) }
         construction.threadTIDs.append(
           task.threads.map { thread in seen.first { $0.numbers.last == thread.last?.rawValue }?.pid ?? 0 })
       }
