@@ -82,6 +82,12 @@ public struct Plan {
   private static func schedule(_ tree: RecordedTree, _ levels: Levels, _ options: RestoreOptions) throws(Failure)
     -> ForkSchedule
   {
+    // The kernel takes MAX_PID_NS_LEVEL numbers (kernel/fork.c: copy_clone_args_from_user), one less than tasks can have.
+    if options.pidMethod != .nsLastPID, let deep = tree.tasks.first(where: { $0.pids.count - levels.outermostNamed > 32 }) {
+      throw Failure(
+        "task \(deep.pids.map(\.description).joined(separator: "/")) has PIDs at \(deep.pids.count) levels; clone3 can choose 32",
+        advice: "Restore with --pid-method ns-last-pid, or inside one of its PID namespaces.")
+    }
     do throws(ScheduleError) {
       return try ForkSchedule.compute(
         tree,

@@ -37,7 +37,7 @@ extension Live {
         for number in 1..<1000 {
           let outcome = try job.tryRestore(prefix: ["env", "SWIFT_RESTORE_FAULT=\(number)\(call):EDOM"])
           if outcome.code == 0 {
-            #expect(number > 30, "there are only \(number - 1) programs")
+            #expect(number > 15, "there are only \(number - 1) programs")
             return
           }
           expectClear(outcome, "program \(number)\(call)")
