@@ -12,7 +12,7 @@ import Tracee
 enum CoreFlag {
   /// Appends what makes the next signal leave a core file; false if that cannot be had here.
   static func append(to program: inout SyscallProgram, _ restore: RestoreContext) -> Bool {
-    guard let folder = folder(restore) else { return false }
+    guard let folder = folder(program.slotAddress, restore) else { return false }
     var limit = rlimit()
     getrlimit(__rlimit_resource_t(4 /* RLIMIT_CORE */), &limit)
     let most = UInt64(limit.rlim_max)
@@ -44,18 +44,19 @@ enum CoreFlag {
   }
 
   /// A descriptor of an empty file system in memory that is mounted nowhere (man 2 fsopen); it is gone when all are closed.
-  private static func folder(_ restore: RestoreContext) -> Int32? {
-    if let known = restore.kept("cores") { return known }
+  /// Each zombie has its own: core files can have the same name, and of two that are made at the same time one fails.
+  private static func folder(_ slot: UInt64, _ restore: RestoreContext) -> Int32? {
+    let name = "core file of slot \(slot)"
     guard obstacle() == nil else { return nil }
     do throws(Errno) {
       let context = Descriptor(Int32(try syscall(__NR_fsopen, path: "tmpfs", 1 /* FSOPEN_CLOEXEC */)))
       try syscall(__NR_fsconfig, Int(context.rawValue), 6 /* FSCONFIG_CMD_CREATE */, 0, 0, 0)
       restore.keep(
-        Descriptor(Int32(try syscall(__NR_fsmount, Int(context.rawValue), 1 /* FSMOUNT_CLOEXEC */, 0))), as: "cores")
+        Descriptor(Int32(try syscall(__NR_fsmount, Int(context.rawValue), 1 /* FSMOUNT_CLOEXEC */, 0))), as: name)
     } catch {
       return nil
     }
-    return restore.kept("cores")
+    return restore.kept(name)
   }
 
   /// Why there can be no core file in a folder of ours; `nil` if there can.

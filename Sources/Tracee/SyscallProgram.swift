@@ -59,6 +59,9 @@ public struct SyscallProgram {
     dataCapacity = slot.dataCapacity
   }
 
+  /// Where the slot's data lie in the task: no other slot's do.
+  public var slotAddress: UInt64 { dataAddress }
+
   public var isEmpty: Bool { records.isEmpty }
   public var count: Int { records.count }
 
