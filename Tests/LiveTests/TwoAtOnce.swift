@@ -64,7 +64,7 @@ extension Live {
           let code = restore.wait()
           if code != 0 {
             // The dump won what it could not use; nothing is left, and the next restore works.
-            expectClear(code, restore.errors, naming: ["\(job.pid)"])
+            expectClear(code, restore.errors, naming: ["task "])
             try job.expectNothingLeft()
             try job.restore()
           }

@@ -1,0 +1,135 @@
+import Glibc
+import Testing
+
+extension Live {
+  /// PIDs in namespaces made by hand; RandomTrees has those that nobody would think of.
+  @Suite struct PIDs {
+    private static let counting =
+      "trap 'echo term >term; exit 7' TERM; i=0; while :; do i=$((i+1)); echo $$ $i >out.new; mv out.new count; sleep 0.02; done"
+
+    /// One level deeper the tree has its PIDs, and an init that passes signals on, reaps, and ends when nobody is left.
+    @Test func newNamespaceKeepsAnInit() throws {
+      try Job.run(["sh", "-c", Self.counting], named: "newns") { job in
+        try job.waitFor("count")
+        try job.dump()
+        // Its PID being taken does not matter.
+        let holder = try Processes.start(
+          ["sleep", "100"], in: job.folder, output: "/dev/null", errors: "/dev/null", newSession: false)
+        defer { end(holder) }
+        let restore = try job.tryRestore(["--new-pid-namespace", "--pidfile", job.path("pid")])
+        #expect(restore.code == 0, "\(restore.errors)")
+        let root = pid_t(try job.text("pid")) ?? 0
+        #expect(LiveTree.numbers("NSpid", of: root) == [root, job.pid])
+        let initPID = parent(of: root)
+        #expect(Files.text("/proc/\(initPID)/comm") == "restore-init\n")
+        #expect(Files.names("/proc/\(initPID)/fd").isEmpty)
+        kill(initPID, SIGTERM)
+        try job.waitFor("term")
+        let ended = Processes.wait(for: initPID, seconds: 5)
+        #expect(ended?.code == 7)
+        #expect(Processes.state(of: root) == nil)
+      }
+    }
+
+    /// A tool that waits exits with the root's status.
+    @Test func newNamespaceEndsWithTheRoot() throws {
+      try Job.run(["sh", "-c", Self.counting], named: "newns") { job in
+        try job.waitFor("count")
+        try job.dump()
+        let tool = try start(["--new-pid-namespace", "--pidfile", job.path("pid")], job)
+        try job.waitFor("pid")
+        let root = pid_t(try job.text("pid")) ?? 0
+        kill(tool, SIGTERM)
+        #expect(Processes.wait(for: tool, seconds: 5)?.code == 7)
+        #expect(Processes.state(of: root) == nil)
+      }
+    }
+
+    /// A tool that is killed takes the namespace with it.
+    @Test func newNamespaceDiesWithTheTool() throws {
+      try Job.run(["sh", "-c", Self.counting], named: "newns") { job in
+        try job.waitFor("count")
+        try job.dump()
+        let tool = try start(["--new-pid-namespace", "--pidfile", job.path("pid")], job)
+        try job.waitFor("pid")
+        let root = pid_t(try job.text("pid")) ?? 0
+        kill(tool, SIGKILL)
+        _ = Processes.wait(for: tool, seconds: 5)
+        #expect(Processes.poll(5) { Processes.state(of: root) ?? "Z" == "Z" })
+        Processes.reapOrphans(of: [job.pid, root])
+      }
+    }
+
+    /// As deep as clone3 can name every PID: 32 levels; and one more, which the dance can.
+    @Test(arguments: [31, 32]) func deepNesting(_ count: Int) throws {
+      let nested = Array(repeating: ["unshare", "--pid", "--fork"], count: count).flatMap { $0 }
+      try Job.run(nested + ["sleep", "1000"], named: "deep") { job in
+        _ = Processes.poll(10) { Processes.tree(of: job.pid).count == count + 1 }
+        usleep(100_000)
+        let before = LiveTree(of: job.pid)
+        #expect(before.lines.count == count + 1)
+        try job.dump()
+        if count == 32 {
+          let outcome = try job.tryRestore()
+          #expect(outcome.code == 1 && outcome.errors.contains("33 levels"), "\(outcome.errors)")
+          try job.restore("--pid-method", "ns-last-pid", "--pid-retries", "100")
+        } else {
+          try job.restore()
+        }
+        #expect(LiveTree(of: job.pid) == before)
+      }
+    }
+
+    /// Somebody else has the PID of a task that lives in an inner namespace too.
+    @Test func takenPIDIsNamed() throws {
+      try Job.run(["unshare", "--pid", "--fork", "sleep", "1000"], named: "taken") { job in
+        _ = Processes.poll(10) { Processes.tree(of: job.pid).count == 2 }
+        usleep(100_000)
+        let inner = Processes.tree(of: job.pid)[1]
+        try job.dump()
+        let holder = try take(inner, job)
+        defer { end(holder) }
+        for method in ["clone3", "ns-last-pid"] {
+          let outcome = try job.tryRestore(["--pid-method", method, "--pid-retries", "3"])
+          #expect(outcome.code == 1)
+          #expect(outcome.errors.contains("\(inner)") && outcome.errors.contains("sleep"), "\(outcome.errors)")
+          #expect(Processes.state(of: job.pid) == nil)
+        }
+      }
+    }
+
+    // MARK: Parts
+
+    private func parent(of pid: pid_t) -> pid_t {
+      let stat = Files.text("/proc/\(pid)/stat") ?? ""
+      let fields = stat[(stat.lastIndex(of: ")") ?? stat.startIndex)...].dropFirst(2).split(separator: " ")
+      return fields[checked: 1].flatMap { pid_t($0) } ?? 0
+    }
+
+    private func start(_ options: [String], _ job: Job) throws -> pid_t {
+      try Processes.start(
+        [Tool.path, "restore", "-D", job.images] + options, in: "/", output: job.path("tool"), errors: job.path("tool"),
+        newSession: false)
+    }
+
+    /// A process of ours that has this PID.
+    private func take(_ pid: pid_t, _ job: Job) throws -> pid_t {
+      for _ in 0..<50 {
+        try? Files.write("\(pid - 1)", to: "/proc/sys/kernel/ns_last_pid")
+        let new = try Processes.start(
+          ["sleep", "100"], in: job.folder, output: "/dev/null", errors: "/dev/null", newSession: false)
+        if new == pid {
+          _ = Processes.poll(5) { Files.text("/proc/\(new)/comm") == "sleep\n" }
+          return new
+        }
+        end(new)
+      }
+      throw LiveFailure("PID \(pid) is not to be had")
+    }
+
+    private func end(_ pid: pid_t) {
+      kill(pid, SIGKILL)
+      _ = Processes.wait(for: pid, seconds: 5)
+    }
+  }
+}
