@@ -21,7 +21,7 @@ extension Live {
           }
           expectClear(outcome, "program \(number)\(call)")
           #expect(Files.names(images).filter { $0 != "dump.log" }.isEmpty || !Files.exists(images + "/inventory.img"))
-          let changes = before.changes(to: Condition(of: tree))
+          let changes = before.lastingChanges(of: tree)
           #expect(changes.isEmpty, "program \(number)\(call): \(outcome.errors)")
           if !changes.isEmpty { break }
           Files.remove(images)

@@ -21,7 +21,7 @@ extension Live {
           }
         }
         #expect(won >= 1)
-        #expect(before.changes(to: Condition(of: tree)).isEmpty)
+        #expect(before.lastingChanges(of: tree).isEmpty)
       }
     }
 

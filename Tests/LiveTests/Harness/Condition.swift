@@ -27,6 +27,16 @@ struct Condition: Equatable {
     }
   }
 
+  /// What has changed in a living tree for good: a thread may just be in a handler of its own, whose signals are blocked meanwhile.
+  func lastingChanges(of tree: [pid_t]) -> [String] {
+    var changes: [String] = []
+    _ = Processes.poll(1) {
+      changes = self.changes(to: Condition(of: tree))
+      return changes.isEmpty
+    }
+    return changes
+  }
+
   /// What is no longer so, and what is new.
   func changes(to other: Condition) -> [String] {
     lines.subtracting(other.lines).map { "- " + $0 }.sorted() + other.lines.subtracting(lines).map { "+ " + $0 }.sorted()
