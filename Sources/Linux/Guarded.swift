@@ -17,6 +17,9 @@ public enum Guarded {
     let child = Int32(try syscall(__NR_clone, Int(SIGCHLD)))
     if child == 0 {
       setpgid(0, 0)
+      // When the last thread of a tracee goes after its leader, the tracer is sent the exit signal of that process, whatever it is
+      // (kernel/exit.c: release_task). SIGALRM has a handler (Ptrace.limitWaiting).
+      hold((1...64).filter { $0 != SIGALRM })
       _ = cl_syscall(Int(__NR_prctl), 1 /* PR_SET_PDEATHSIG */, Int(SIGTERM), 0, 0, 0, 0)
       // It may have died before that.
       if getppid() != parent { exit(1) }

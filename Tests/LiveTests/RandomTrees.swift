@@ -50,7 +50,7 @@ extension Live {
       // Threads with tables of their own are refused by name, which is no matter of PIDs.
       if dump.errors.contains("(unshare-f") { return nil }
       guard dump.code == 0 else {
-        guard dump.errors.contains("(fork schedule)") else { throw LiveFailure("dump: \(dump.errors)\n\(before)") }
+        guard dump.errors.contains("(fork schedule)") else { throw LiveFailure("dump exits \(dump.code): \(dump.errors)\n\(before)") }
         let after = LiveTree(of: orchard.root)
         if after != before { throw LiveFailure("a refused tree has changed:\n\(before)\nis now\n\(after)") }
         return false
