@@ -10,6 +10,7 @@ import Tracee
 /// the same time.
 struct Collector {
   let dump: DumpContext
+  private let sharedTables: Set<UInt32>
   private var seccomp = SeccompFilters()
   private let deadManSwitch: DeadManSwitch
   private var saidGuards = false
@@ -19,10 +20,11 @@ struct Collector {
   /// Where the memory of tasks went.
   private var written: [Int32: (id: UInt32, pages: Pages)] = [:]
   private var frames = ParentFrames()
-  private let copier = MemoryCopier()
 
-  init(_ dump: DumpContext) throws(Failure) {
+  /// `sharedTables`: the descriptor tables that several processes have.
+  init(_ dump: DumpContext, sharedTables: Set<UInt32>) throws(Failure) {
     self.dump = dump
+    self.sharedTables = sharedTables
     deadManSwitch = try about("preparing the dead man's switch") { () throws(Errno) in try DeadManSwitch() }
   }
 
@@ -130,8 +132,7 @@ struct Collector {
       let file = try asFailure { () throws(ImageError) in try dump.directory.create(.pages(id)) }
       let descriptor = Descriptor(file.rawValue)
       if pages.ranges.isEmpty { continue }
-      if try copier.copy(pages, of: task, to: descriptor.rawValue) { continue }
-      transfers.append(MemoryTransfer(task, process, pages, to: descriptor))
+      transfers.append(MemoryTransfer(task, process, pages, to: descriptor, sharesTable: sharedTables.contains(task.ids.filesId)))
     }
     try MemoryTransfer.run(transfers)
     return part

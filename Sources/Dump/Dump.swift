@@ -28,7 +28,7 @@ public enum Dump {
     DumpStatsEntry, warnings: [String]
   ) {
     let directory = try openFolder(images)
-    let dump = DumpContext(options: options, directory: directory)
+    let dump = try DumpContext(options: options, directory: directory)
     let begin = nanoseconds()
     raiseFileLimit()
 
@@ -107,7 +107,9 @@ public enum Dump {
     }
     dump.processes = tasks.filter { !$0.isZombie }.map(\.pid)
     let parents = Set(tasks.map(\.parent))
-    var collector = try Collector(dump)
+    for task in tasks { task.hasChildren = parents.contains(task.pid) }
+    let tables = Dictionary(grouping: tasks.filter { !$0.isZombie }, by: \.ids.filesId)
+    var collector = try Collector(dump, sharedTables: Set(tables.filter { $0.value.count > 1 }.keys))
     for start in stride(from: 0, to: tasks.count, by: batch) {
       let part = Array(tasks[start..<min(start + batch, tasks.count)])
       for task in part where !task.isZombie {
@@ -122,9 +124,8 @@ public enum Dump {
       dump.statistics.memwriteTime += UInt32(clamping: (nanoseconds() - begin) / 1000)
       try images.write(part, memory)
       for task in part {
-        let isParent = parents.contains(task.pid)
-        if !isParent { collector.forget(task) }
-        task.forgetWritten(keepMappings: isParent)
+        if !task.hasChildren { collector.forget(task) }
+        task.forgetWritten(keepMappings: task.hasChildren)
       }
     }
     let begin = nanoseconds()

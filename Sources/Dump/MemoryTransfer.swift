@@ -5,11 +5,12 @@ import Resources
 import SystemPackage
 import Tracee
 
-/// A task under dump writes its pages into an image file: the descriptor reaches it over a socket pair of its own, and the bytes
-/// go from its memory to the page cache without a stop in between. Several tasks write at the same time; while a single one does,
-/// the tracer writes from the other end.
+/// A task under dump writes its pages into an image file: the bytes go from its memory to the page cache without a stop in between.
+/// Several tasks write at the same time; while a single one does, the tracer writes from the other end.
 ///
-/// Where the task cannot do that (no free descriptor, RLIMIT_FSIZE), the tracer copies them (``MemoryCopier``).
+/// A task that sees the tracer in its `/proc` opens the image there, through the tracer's descriptor, and one program is enough for
+/// it. The others, in namespaces of their own or of other users, get the descriptor over a socket pair of their own. Where a
+/// task cannot do that (no free descriptor, RLIMIT_FSIZE, a descriptor table that another process has too), the tracer copies.
 final class MemoryTransfer {
   private let task: DumpedTask
   private let process: TracedProcess
@@ -20,12 +21,20 @@ final class MemoryTransfer {
   /// In the task: the image, and the socket pair that it came over.
   private var received: [Int32] = []
   private var running: SyscallProgram?
+  /// The call of the running program by which the task opens the image, and whether it closes it again.
+  private var opening: (call: SyscallProgram.Call, closes: Bool)?
+  private let sharesTable: Bool
+  private var canBeHelped = false
   private let free: [Int32]
 
   private static let pieceBytes: UInt64 = 2 << 20
   private static let programBytes: UInt64 = 32 << 20
 
-  init(_ task: DumpedTask, _ process: TracedProcess, _ pages: Pages, to file: consuming Descriptor) {
+  /// `sharesTable`: another process of the tree has the same descriptor table.
+  init(
+    _ task: DumpedTask, _ process: TracedProcess, _ pages: Pages, to file: consuming Descriptor, sharesTable: Bool
+  ) {
+    self.sharesTable = sharesTable
     self.task = task
     self.process = process
     self.file = file
@@ -35,32 +44,23 @@ final class MemoryTransfer {
   }
 
   static func run(_ transfers: [MemoryTransfer]) throws(Failure) {
-    var open: [MemoryTransfer] = []
-    for transfer in transfers {
-      do throws(Failure) {
-        if try transfer.begin() { open.append(transfer) }
-      } catch {
-        endAll(open)
-        throw error
-      }
-    }
     do throws(Failure) {
-      let alone = open.count == 1 && ImageWindow.prepare(open[0].file.rawValue, length: open[0].all.byteCount)
-      for transfer in open { try transfer.startNext() }
-      var left = open
+      for transfer in transfers { transfer.prepareHelp() }
+      for transfer in transfers { try transfer.begin() }
+      var left = transfers
       while !left.isEmpty {
         for transfer in left {
-          if alone { try transfer.help() }
+          if left.count == 1 { try transfer.help() }
           try transfer.finishRunning()
           try transfer.startNext()
         }
         left.removeAll { $0.running == nil }
       }
     } catch {
-      endAll(open)
+      endAll(transfers)
       throw error
     }
-    if let failure = endAll(open) { throw failure }
+    if let failure = endAll(transfers) { throw failure }
   }
 
   /// Takes the descriptors away from all tasks, whatever fails on the way; the first failure.
@@ -81,38 +81,82 @@ final class MemoryTransfer {
     return failure
   }
 
-  /// Gives the task the image. `false`: it could not take it, and all is written already.
-  private func begin() throws(Failure) -> Bool {
-    guard let area = process.area, let slot = area.slots.first else { return false }
-    // What to close if the tracer dies: the lowest free numbers, which the task's next descriptors will have.
-    slot.setCleanup(free.map { (__NR_close, UInt64($0)) })
+  /// Has the task open the image and write its first pieces; or gives it the image; or copies for it.
+  private func begin() throws(Failure) {
+    guard let slot = process.area?.slots.first else { return }
     let limited =
       (task.threads[0].core.tc?.rlimits?.rlimits.dropFirst().first?.cur).map { $0 != UInt64.max } ?? false
-    guard !limited, let socket = try Self.openSocket(slot, process) else {
+    if limited || sharesTable { return try copyAll() }
+    try Self.copy(all.inaccessible, of: task, to: file.rawValue)
+    // What to close if the tracer dies: the lowest free numbers, which the task's next descriptors will have.
+    slot.setCleanup(free.map { (__NR_close, UInt64($0)) })
+    if task.seesTracer, all.inaccessible.isEmpty { openFromInside(slot) } else { try give(slot) }
+  }
+
+  private func copyAll() throws(Failure) {
+    pieces = []
+    try Self.copy(all.placed, of: task, to: file.rawValue)
+  }
+
+  /// Starts a program that opens the image, writes pieces, and closes it if no others are left.
+  private func openFromInside(_ slot: Slot) {
+    var sequence = ProgramSequence(slot)
+    let path = Array("/proc/\(getpid())/fd/\(file.rawValue)".utf8)
+    let address = sequence.current.place(path: path)
+    let call = sequence.current.call(
+      __NR_openat, Argument(AT_FDCWD), Argument(address), Argument(O_WRONLY | O_CLOEXEC), 0, for: "opening its pages image")
+    let part = nextPart()
+    Pages.write(part, to: .result(call), &sequence)
+    pieces = pieces.dropFirst(part.count)
+    let closes = pieces.isEmpty
+    if closes { sequence.current.call(__NR_close, .result(call)) }
+    opening = (call, closes)
+    process.start(sequence.current)
+    running = sequence.current
+  }
+
+  /// After the program of ``openFromInside(_:)``: `false` if the task was not let in, and has to be given the image.
+  private func wasLetIn(_ slot: Slot, _ opening: (call: SyscallProgram.Call, closes: Bool)) -> Bool {
+    let result = slot.result(opening.call)
+    let refusals: [Errno] = [
+      .permissionDenied, .notPermitted, .noSuchFileOrDirectory, .noSuchProcess, .tooManyOpenFiles, .tooManyOpenFilesInSystem,
+    ]
+    if result < 0 { return !refusals.contains(Errno(rawValue: Int32(-result))) }
+    received = [Int32(result)]
+    return true
+  }
+
+  /// Sends the task the image over a socket pair, and sets it going.
+  private func give(_ slot: Slot) throws(Failure) {
+    pieces = Self.cut(all.accessible)[...]
+    guard let socket = try Self.openSocket(slot, process) else {
       slot.setCleanup([])
-      try Self.copy(all.placed, of: task, to: file.rawValue)
-      return false
+      return try copyAll()
     }
     do throws(Failure) {
-      try Self.copy(all.inaccessible, of: task, to: file.rawValue)
       received = [try Self.send(file, over: socket, slot, process, task), socket.0, socket.1]
     } catch {
       try Self.close(free, slot, process)
       throw error
     }
-    return true
+    try startNext()
+  }
+
+  /// As many pieces as a program should write.
+  private func nextPart() -> ArraySlice<Pages.Placed> {
+    var bytes: UInt64 = 0
+    return pieces.prefix {
+      bytes += UInt64($0.range.count)
+      return bytes <= Self.programBytes
+    }.prefix(1024)
   }
 
   /// Sets the task going on the next pieces, if there are any.
   private func startNext() throws(Failure) {
-    guard !pieces.isEmpty, let slot = process.area?.slots.first else { return }
-    var bytes: UInt64 = 0
-    let part = pieces.prefix {
-      bytes += UInt64($0.range.count)
-      return bytes <= Self.programBytes
-    }.prefix(1024)
+    guard running == nil, !pieces.isEmpty, let slot = process.area?.slots.first, let image = received.first else { return }
+    let part = nextPart()
     var sequence = ProgramSequence(slot)
-    Pages.write(part, to: received[0], &sequence)
+    Pages.write(part, to: Argument(image), &sequence)
     pieces = pieces.dropFirst(part.count)
     for program in sequence.programs.dropLast() { try run(program) }
     if let last = sequence.programs.last {
@@ -126,14 +170,35 @@ final class MemoryTransfer {
   }
 
   private func finishRunning() throws(Failure) {
-    guard let program = running else { return }
+    guard let program = running, let slot = process.area?.slots.first else { return }
     running = nil
-    do throws(Failure) { try process.finish(program) } catch { throw Self.explain(error, file.rawValue) }
+    let opening = self.opening
+    self.opening = nil
+    do throws(Failure) {
+      try process.finish(program)
+    } catch {
+      guard let opening else { throw Self.explain(error, file.rawValue) }
+      if wasLetIn(slot, opening) { throw Self.explain(error, file.rawValue) }
+      return try give(slot)
+    }
+    guard let opening else { return }
+    if opening.closes {
+      slot.setCleanup([])
+    } else {
+      received = [Int32(slot.result(opening.call))]
+    }
+  }
+
+  /// Whether the tracer may read its memory meanwhile: `process_vm_readv` copies a page that relatives share, for the task's own
+  /// (mm/gup.c: gup_must_unshare), and the program would need more memory than before.
+  private func prepareHelp() {
+    guard all.byteCount > Self.pieceBytes, !all.isShared, !task.hasChildren else { return }
+    canBeHelped = ImageWindow.prepare(file.rawValue, length: all.byteCount)
   }
 
   /// Writes the last pieces while the task is busy with others.
   private func help() throws(Failure) {
-    while !process.isIdle, let last = pieces.last {
+    while canBeHelped, !process.isIdle, let last = pieces.last {
       var bytes: UInt64 = 0
       var first = last.offset + UInt64(last.range.count)
       let part = pieces.reversed().prefix {
@@ -150,9 +215,11 @@ final class MemoryTransfer {
 
   /// Takes the descriptors away from the task again.
   private func end() throws(Failure) {
+    pieces = []
     if let program = running {
       running = nil
       do throws(Failure) { try process.finish(program) } catch {}  // another failure is told
+      if opening != nil { received = free }
     }
     guard !received.isEmpty, let slot = process.area?.slots.first else { return }
     try Self.close(free, slot, process)

@@ -68,7 +68,7 @@ public struct AddressSpace: TaskState {
     task.memory.mmArgEnd = stat.argEnd
     task.memory.mmEnvStart = stat.envStart
     task.memory.mmEnvEnd = stat.envEnd
-    task.memory.exeFileId = try named(task, "exe", flags: O_RDONLY, dump)
+    task.memory.exeFileId = try named(task, "exe", flags: O_RDONLY, dump).id
     var entries: [VmaEntry] = []
     entries.reserveCapacity(task.mappings.count)
     for mapping in task.mappings {
@@ -91,11 +91,11 @@ public struct AddressSpace: TaskState {
     task.memory.vmas = entries
   }
 
-  /// The ID of a file that the task has without a descriptor: its executable, its directories.
-  public static func named(_ task: DumpedTask, _ link: String, flags: Int32, _ dump: DumpContext)
-    throws(Failure) -> UInt32
+  /// A file that the task has without a descriptor: its executable, its directories.
+  static func named(_ task: DumpedTask, _ link: String, flags: Int32, _ dump: DumpContext)
+    throws(Failure) -> (id: UInt32, stat: stat)
   {
-    try about("\(task.description): \(link)") { () throws(Failure) in
+    try about("\(task.description): \(link)") { () throws(Failure) -> (id: UInt32, stat: stat) in
       var file = try about("reading the link") { () throws(Errno) in
         DumpedFile(
           pid: task.pid, number: -1, procPath: link, link: try task.directory.link(link),
@@ -103,7 +103,7 @@ public struct AddressSpace: TaskState {
       }
       file.info.flags = UInt32(flags)
       try file.findMount(task, dump)
-      return try dump.files.id(ofNamed: file, kind: RegularFile.self, dump)
+      return (try dump.files.id(ofNamed: file, kind: RegularFile.self, dump), file.stat)
     }
   }
 

@@ -36,6 +36,8 @@ public final class DumpContext {
   public var sharedSegments: [(pid: Int32, mapping: Mapping)] = []
   public var shmems = SharedMemoryTable()
   public var namespaces: NamespaceTable?
+  /// The tracer's root directory.
+  let root: stat
   /// Devices of the tree's own file systems whose content has been recorded.
   var fileSystems: Set<UInt32> = []
   /// The processes of the tree that have a descriptor table of their own, in the tracer's PID namespace.
@@ -47,7 +49,8 @@ public final class DumpContext {
   public var statistics = DumpStatsEntry()
   public var warnings: [String] = []
 
-  public init(options: DumpOptions, directory: consuming ImageDirectory) {
+  public init(options: DumpOptions, directory: consuming ImageDirectory) throws(Failure) {
+    root = try about("looking at the root directory") { () throws(Errno) in try fstat(at: AT_FDCWD, "/") }
     self.options = options
     self.directory = directory
     files = FileTable()

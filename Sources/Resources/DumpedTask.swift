@@ -29,6 +29,10 @@ public final class DumpedTask {
   public var rootLevel = 0
 
   public var isChildSubreaper = false
+  /// Whether the tree has children of it.
+  public var hasChildren = false
+  /// Whether `/proc` is to the task what it is to the tracer: it has the same PID and mount namespaces and root directory.
+  public internal(set) var seesTracer = false
 
   public init(
     pid: Int32, parent: Int32, directory: consuming ProcDirectory, stat: ProcStat, status: ProcStatus

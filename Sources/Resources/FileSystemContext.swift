@@ -8,9 +8,13 @@ import Tracee
 /// A process's root and working directory and its umask (man 2 chroot, chdir, umask).
 public enum FileSystemContext {
   public static func record(_ task: DumpedTask, _ dump: DumpContext) throws(Failure) {
-    task.fs.cwdId = try AddressSpace.named(task, "cwd", flags: O_RDONLY, dump)
-    task.fs.rootId = try AddressSpace.named(task, "root", flags: O_RDONLY, dump)
+    task.fs.cwdId = try AddressSpace.named(task, "cwd", flags: O_RDONLY, dump).id
+    let root = try AddressSpace.named(task, "root", flags: O_RDONLY, dump)
+    task.fs.rootId = root.id
     task.fs.umask = task.status.umask
+    task.seesTracer =
+      task.namespace(MountNamespace.self) == nil && task.pidNamespace == PIDNamespaces.ownID
+      && root.stat.st_dev == dump.root.st_dev && root.stat.st_ino == dump.root.st_ino
   }
 
   public static func check(_ task: RestoredTask, _ restore: RestoreContext) throws(Failure) {

@@ -16,6 +16,8 @@ public struct Pages {
   private var closed: Set<UInt64> = []
   /// Guard ranges (man 2 madvise, MADV_GUARD_INSTALL).
   public private(set) var guards: [Range<UInt64>] = []
+  /// Whether some pages are known to be a relative's too.
+  public var isShared: Bool { !shared.isEmpty }
   public var pageCount: UInt64 { ranges.reduce(0) { $0 + ($1.upperBound - $1.lowerBound) / 4096 } }
   public private(set) var scanned: UInt64 = 0
   /// The kernel shows no guard regions here, although it may have made some: Linux 6.13 and 6.14.
@@ -273,13 +275,13 @@ public struct Pages {
   }
 
   /// Appends the calls by which a stopped task writes parts of its memory to a descriptor that it has been given.
-  public static func write(_ parts: some Sequence<Placed>, to descriptor: Int32, _ sequence: inout ProgramSequence) {
+  public static func write(_ parts: some Sequence<Placed>, to descriptor: Argument, _ sequence: inout ProgramSequence) {
     var run: [Range<UInt64>] = []
     var start: UInt64 = 0
     var end: UInt64 = 0
     func flush(_ sequence: inout ProgramSequence) {
       transfer(
-        __NR_pwritev, run, from: start, descriptor: { _ in Argument(descriptor) }, &sequence,
+        __NR_pwritev, run, from: start, descriptor: { _ in descriptor }, &sequence,
         for: "writing its memory from")
       run = []
     }

@@ -4,37 +4,6 @@ import Linux
 import Resources
 import SystemPackage
 
-/// Copies the memory of small tasks: for a few dozen pages the way through a buffer of the tracer is shorter than to give the task
-/// the image, which takes three programs (man 2 process_vm_readv).
-final class MemoryCopier {
-  /// Up to here it is faster, in bytes.
-  private static let most = 256 << 10
-  private let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: most, alignment: 4096)
-
-  deinit { buffer.deallocate() }
-
-  /// Writes all pages of a task. `false`: they are too many, or not all to be had in this way; nothing was written.
-  func copy(_ pages: Pages, of task: DumpedTask, to file: Int32) throws(Failure) -> Bool {
-    let count = Int(pages.byteCount)
-    guard count <= buffer.count, pages.inaccessible.isEmpty, pages.ranges.count <= 1024 else { return false }
-    guard readMemory(of: task.pid, pages.ranges, into: UnsafeMutableRawBufferPointer(rebasing: buffer[..<count])) else {
-      return false
-    }
-    try about("\(task.description): writing its memory") { () throws(Failure) in
-      var done = 0
-      while done < count {
-        let n = try about(
-          "writing a pages image", advice: "The images folder is full; make room or choose another with --images."
-        ) { () throws(Errno) in
-          try syscall(__NR_pwrite64, Int(file), Int(bitPattern: buffer.baseAddress) + done, count - done, done)
-        }
-        done += n
-      }
-    }
-    return true
-  }
-}
-
 /// Reads ranges of a task's memory, at most 1024, one behind the other; whether all of it came.
 private func readMemory(of pid: Int32, _ ranges: [Range<UInt64>], into room: UnsafeMutableRawBufferPointer) -> Bool {
   var local = (UInt64(UInt(bitPattern: room.baseAddress)), UInt64(room.count))
