@@ -103,9 +103,9 @@ struct Collector {
 
   // MARK: Memory
 
-  /// Every task writes its own pages. Parents come before their children.
-  mutating func writeMemory(_ tasks: [DumpedTask], byPID: [Int32: DumpedTask]) throws(Failure)
-    -> [Int32: (id: UInt32, pages: Pages)]
+  /// What memory tasks have to write: its pages, and the images that they go to. Parents come before their children.
+  mutating func scanMemory(_ tasks: [DumpedTask], byPID: [Int32: DumpedTask]) throws(Failure)
+    -> (pages: [Int32: (id: UInt32, pages: Pages)], transfers: [MemoryTransfer])
   {
     var part: [Int32: (id: UInt32, pages: Pages)] = [:]
     var transfers: [MemoryTransfer] = []
@@ -124,6 +124,7 @@ struct Collector {
       if let parent = byPID[task.parent], let (_, parentPages) = written[task.parent] {
         try pages.findShared(task, pagemap, with: parent, parentPages, &frames)
       }
+      task.memory.vmas += pages.guardEntries
       let id = dump.number("pages")
       written[task.pid] = (id, pages)
       part[task.pid] = (id, pages)
@@ -132,10 +133,10 @@ struct Collector {
       let file = try asFailure { () throws(ImageError) in try dump.directory.create(.pages(id)) }
       let descriptor = Descriptor(file.rawValue)
       if pages.ranges.isEmpty { continue }
-      transfers.append(MemoryTransfer(task, process, pages, to: descriptor, sharesTable: sharedTables.contains(task.ids.filesId)))
+      transfers.append(
+        MemoryTransfer(task, process, pages, to: descriptor, sharesTable: sharedTables.contains(task.ids.filesId)))
     }
-    try MemoryTransfer.run(transfers)
-    return part
+    return (part, transfers)
   }
 
   /// Lets go of what no child will be compared with.

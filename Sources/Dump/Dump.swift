@@ -37,10 +37,12 @@ public enum Dump {
     let frozen = nanoseconds()
     dump.statistics.freezingTime = UInt32(clamping: (frozen - begin) / 1000)
 
+    // For a few tasks a thread takes longer to begin than it spares.
+    let companion = Companion(threaded: freezer.tasks.reduce(0) { $0 + max($1.threads.count, 1) } >= 16)
     let survey: Survey
     do throws(Failure) {
       var looking = try Survey()
-      try looking.look(at: freezer.tasks, options)
+      try looking.look(at: freezer.tasks, options, companion)
       survey = looking
       try refuse(survey.objections)
       dump.namespaces = survey.namespaces
@@ -51,7 +53,7 @@ public enum Dump {
     }
 
     do throws(Failure) {
-      try write(survey, dump)
+      try write(survey, dump, companion)
     } catch {
       for task in survey.tasks { task.process?.close() }
       freezer.release()
@@ -93,11 +95,11 @@ public enum Dump {
       advice: "Nothing was changed; the tree runs on. Close what is named, or dump without it.")
   }
 
-  /// Collects and writes some tasks after the other, so that what is known of all of them never has to be held at once.
-  private static func write(_ survey: Survey, _ dump: DumpContext) throws(Failure) {
-    let batch = 64
+  /// Collects and writes some tasks after the other, so that what is known of all of them never has to be held at once. While tasks
+  /// write their memory, the companion writes what is known of them, and the tracer looks at the next ones.
+  private static func write(_ survey: Survey, _ dump: DumpContext, _ companion: Companion) throws(Failure) {
     let tasks = survey.tasks
-    var images = ImageSet(dump, tasks, survey.pidNamespaces)
+    let images = ImageSet(dump, tasks, survey.pidNamespaces)
     try images.assignIDs()
     if let root = tasks.first, root.rootLevel > 0 {
       for task in tasks {
@@ -110,20 +112,27 @@ public enum Dump {
     for task in tasks { task.hasChildren = parents.contains(task.pid) }
     let tables = Dictionary(grouping: tasks.filter { !$0.isZombie }, by: \.ids.filesId)
     var collector = try Collector(dump, sharedTables: Set(tables.filter { $0.value.count > 1 }.keys))
-    for start in stride(from: 0, to: tasks.count, by: batch) {
-      let part = Array(tasks[start..<min(start + batch, tasks.count)])
-      for task in part where !task.isZombie {
-        try AddressSpace.record(task, dump)
-        try FileSystemContext.record(task, dump)
-        try DescriptorTable.record(task, dump)
-      }
-      try collector.collect(part)
+    let batches = stride(from: 0, to: tasks.count, by: batchSize).map { Array(tasks[$0..<min($0 + batchSize, tasks.count)]) }
+    if let first = batches.first { try record(first, dump) }
+    for (i, batch) in batches.enumerated() {
+      try collector.collect(batch)
       try Interruption.check()
       let begin = nanoseconds()
-      let memory = try collector.writeMemory(part, byPID: images.byPID)
+      let memory = try collector.scanMemory(batch, byPID: images.byPID)
+      try MemoryTransfer.begin(memory.transfers)
+      companion.start { () throws(Failure) in try images.write(batch, memory.pages) }
+      var failure: Failure?
+      do throws(Failure) {
+        if i + 1 < batches.count { try record(batches[i + 1], dump) }
+        try MemoryTransfer.finish(memory.transfers)
+      } catch {
+        MemoryTransfer.end(memory.transfers)
+        failure = error
+      }
       dump.statistics.memwriteTime += UInt32(clamping: (nanoseconds() - begin) / 1000)
-      try images.write(part, memory)
-      for task in part {
+      try companion.wait()
+      if let failure { throw failure }
+      for task in batch {
         if !task.hasChildren { collector.forget(task) }
         task.forgetWritten(keepMappings: task.hasChildren)
       }
@@ -134,6 +143,17 @@ public enum Dump {
     dump.statistics.memdumpTime = dump.statistics.memwriteTime
     try Interruption.check()
     try images.writeTree(seccomp: collector.seccompImage)
+  }
+
+  private static let batchSize = 64
+
+  /// What is seen of tasks from outside.
+  private static func record(_ tasks: [DumpedTask], _ dump: DumpContext) throws(Failure) {
+    for task in tasks where !task.isZombie {
+      try AddressSpace.record(task, dump)
+      try FileSystemContext.record(task, dump)
+      try DescriptorTable.record(task, dump)
+    }
   }
 
   /// Ends the tree, or lets it go as it was found.

@@ -7,8 +7,8 @@ import Resources
 import SystemPackage
 import Tracee
 
-/// Writes what was collected as image files; the inventory last.
-struct ImageSet: ~Copyable {
+/// Writes what was collected as image files; the inventory last. One thread at a time may use it.
+final class ImageSet {
   private let dump: DumpContext
   private let tasks: [DumpedTask]
   private let namespaces: PIDNamespaces
@@ -26,7 +26,7 @@ struct ImageSet: ~Copyable {
   }
 
   /// Numbers the objects that tasks may share, which decides the names of files.
-  mutating func assignIDs() throws(Failure) {
+  func assignIDs() throws(Failure) {
     var memories: [UInt32: Int32] = [:]
     for task in tasks where !task.isZombie {
       task.ids = try kernelObjects.assign(task)
@@ -39,12 +39,11 @@ struct ImageSet: ~Copyable {
   }
 
   /// Everything of some tasks but their memory.
-  mutating func write(_ part: [DumpedTask], _ memory: [Int32: (id: UInt32, pages: Pages)]) throws(Failure) {
+  func write(_ part: [DumpedTask], _ memory: [Int32: (id: UInt32, pages: Pages)]) throws(Failure) {
     for task in part {
       try write(task)
       guard let (id, pages) = memory[task.pid] else { continue }
       let pid = UInt32(task.imagePID)
-      task.memory.vmas += pages.guardEntries
       try write(task.memory, to: .mm(pid))
       try write(task.fs, to: .fs(pid))
       try write(task.ids, to: .ids(pid))
@@ -65,7 +64,7 @@ struct ImageSet: ~Copyable {
     }
   }
 
-  private mutating func write(_ task: DumpedTask) throws(Failure) {
+  private func write(_ task: DumpedTask) throws(Failure) {
     if task.isZombie {
       var core = CoreEntry()
       core.mtype = .x86_64
@@ -86,7 +85,7 @@ struct ImageSet: ~Copyable {
   }
 
   /// What belongs to the tree as a whole, and then the inventory, which makes it a checkpoint.
-  mutating func writeTree(seccomp: SeccompEntry) throws(Failure) {
+  func writeTree(seccomp: SeccompEntry) throws(Failure) {
     try RecordedTree(tasks, namespaces).check(dump.options)
     let pids = Dictionary(tasks.map { ($0.pid, $0.imagePID) }, uniquingKeysWith: { first, _ in first })
     var tree: [PstreeEntry] = []
@@ -143,15 +142,15 @@ struct ImageSet: ~Copyable {
     entry.pidNsId = task.pidNamespace
   }
 
-  private mutating func write(_ message: some ImageMessage, to file: ImageFile) throws(Failure) {
+  private func write(_ message: some ImageMessage, to file: ImageFile) throws(Failure) {
     do { try dump.directory.write(message, to: file, using: &buffer) } catch { throw Failure(error) }
   }
 
-  private mutating func write(_ messages: [some ImageMessage], to file: ImageFile) throws(Failure) {
+  private func write(_ messages: [some ImageMessage], to file: ImageFile) throws(Failure) {
     do { try dump.directory.write(messages, to: file, using: &buffer) } catch { throw Failure(error) }
   }
 
-  private mutating func write(_ data: [(entry: PipeDataEntry, bytes: [UInt8])], to file: ImageFile)
+  private func write(_ data: [(entry: PipeDataEntry, bytes: [UInt8])], to file: ImageFile)
     throws(Failure)
   {
     do {

@@ -43,29 +43,34 @@ final class MemoryTransfer {
     free = Self.freeNumbers(3, task)
   }
 
-  static func run(_ transfers: [MemoryTransfer]) throws(Failure) {
+  /// Sets all tasks going. When this throws, none is any more.
+  static func begin(_ transfers: [MemoryTransfer]) throws(Failure) {
     do throws(Failure) {
       for transfer in transfers { transfer.prepareHelp() }
       for transfer in transfers { try transfer.begin() }
-      var left = transfers
-      while !left.isEmpty {
-        for transfer in left {
-          if left.count == 1 { try transfer.help() }
-          try transfer.finishRunning()
-          try transfer.startNext()
-        }
-        left.removeAll { $0.running == nil }
-      }
     } catch {
-      endAll(transfers)
+      end(transfers)
       throw error
     }
-    if let failure = endAll(transfers) { throw failure }
+  }
+
+  /// Waits until all is written. When this throws, ``end(_:)`` is still to be called.
+  static func finish(_ transfers: [MemoryTransfer]) throws(Failure) {
+    var left = transfers
+    while !left.isEmpty {
+      for transfer in left {
+        if left.count == 1 { try transfer.help() }
+        try transfer.finishRunning()
+        try transfer.startNext()
+      }
+      left.removeAll { $0.running == nil }
+    }
+    if let failure = end(transfers) { throw failure }
   }
 
   /// Takes the descriptors away from all tasks, whatever fails on the way; the first failure.
   @discardableResult
-  private static func endAll(_ transfers: [MemoryTransfer]) -> Failure? {
+  static func end(_ transfers: [MemoryTransfer]) -> Failure? {
     var failure: Failure?
     for transfer in transfers {
       // What fails once for want of something may work the second time.

@@ -14,6 +14,7 @@ struct Survey {
   private(set) var objections: [String] = []
   private(set) var namespaces: NamespaceTable?
   private var byPID: [Int32: DumpedTask] = [:]
+  private var lastMappings: [Mapping] = []
   private let buffer = ReadBuffer()
 
   private(set) var pidNamespaces: PIDNamespaces
@@ -29,91 +30,65 @@ struct Survey {
   }
 
   /// Looks at every task. Throws only what makes looking impossible.
-  mutating func look(at frozen: [FrozenTask], _ options: DumpOptions) throws(Failure) {
+  mutating func look(at frozen: [FrozenTask], _ options: DumpOptions, _ companion: Companion) throws(Failure) {
     let own = try about("reading this process's namespaces") { () throws(Errno) in
-      try links(of: ProcDirectory(pid: getpid()))
+      try Glance.links(in: AT_FDCWD, "/proc/self/ns/")
     }
     var options = options
     options.tree = Set(frozen.map(\.pid))
     let table = try about("reading this process's namespaces") { () throws(Errno) in try NamespaceTable() }
+    let glances = Glances(at: frozen, companion)
     for task in frozen {
-      guard let directory = task.directory.take() else { continue }
-      let status = try about("task \(task.pid): reading its state") { () throws(Errno) in
-        ProcStatus(try directory.read("status", buffer))
-      }
+      guard let glance = try glances.next(), let directory = task.directory.take() else { continue }
       let dumped = DumpedTask(
-        pid: task.pid, parent: task.parent, directory: directory, stat: task.stat, status: status)
+        pid: task.pid, parent: task.parent, directory: directory, stat: task.stat, status: glance.status)
       dumped.rootLevel = (tasks.first ?? dumped).status.nsTgid.count - 1
       // What is named by numbers of an outer PID namespace could not be found again by the numbers in the images.
       if tasks.isEmpty, dumped.imagePID != dumped.pid { options.tree = [] }
       tasks.append(dumped)
-      if let objection = try lookAtPIDNamespaces(of: dumped, isZombie: task.isZombie) { objections.append(objection) }
+      if let objection = try lookAtPIDNamespaces(of: dumped, glance, isZombie: task.isZombie) { objections.append(objection) }
       if task.isZombie { continue }
-      try table.look(at: dumped)
-      try look(at: dumped, task, own, table, options)
+      // The first is that of PIDs, which only a task that exits has none of (kernel/exit.c: exit_task_namespaces).
+      if glance.namespace("net").isEmpty { throw Failure("\(dumped.description) died while it was being dumped") }
+      try table.look(at: dumped, names: glance.namespaces.suffix(namespaceKinds.count))
+      try look(at: dumped, task, glance, own, table, options)
     }
     objections += try table.objections()
     namespaces = table
     checkLeaders(options)
   }
 
-  private mutating func lookAtPIDNamespaces(of task: DumpedTask, isZombie: Bool) throws(Failure) -> String? {
+  private mutating func lookAtPIDNamespaces(of task: DumpedTask, _ glance: Glance, isZombie: Bool) throws(Failure) -> String? {
     try about("\(task.description): reading its PID namespaces") { () throws(Errno) in
-      let link = try task.directory.link("ns/pid")
-      let forChildren = isZombie ? link : try self.link("ns/pid_for_children", of: task.directory)
-      return try pidNamespaces.look(at: task, link: link, forChildren: forChildren)
-    }
-  }
-
-  private func links(of directory: borrowing ProcDirectory) throws(Errno) -> [[UInt8]] {
-    var links: [[UInt8]] = []
-    for (name, _) in Self.namespaces { links.append(try link("ns/" + name, of: directory)) }
-    return links
-  }
-
-  /// Empty where there is none: the kernel may lack the kind, and a namespace for children may have no init yet.
-  private func link(_ name: String, of directory: borrowing ProcDirectory) throws(Errno) -> [UInt8] {
-    do {
-      return try directory.link(name)
-    } catch {
-      if error == .noSuchFileOrDirectory { return [] }
-      throw error
+      let link = glance.namespace("pid")
+      return try pidNamespaces.look(at: task, link: link, forChildren: isZombie ? link : glance.namespace("pid_for_children"))
     }
   }
 
   private mutating func look(
-    at task: DumpedTask, _ frozen: FrozenTask, _ own: [[UInt8]], _ table: NamespaceTable, _ options: DumpOptions
+    at task: DumpedTask, _ frozen: FrozenTask, _ glance: Glance, _ own: [[UInt8]], _ table: NamespaceTable,
+    _ options: DumpOptions
   )
     throws(Failure)
   {
-    let theirs = try about("\(task.description): reading its namespaces") { () throws(Errno) in
-      try links(of: task.directory)
-    }
-    // The first is that of PIDs, which only a task that exits has none of (kernel/exit.c: exit_task_namespaces).
-    if theirs[0].isEmpty { throw Failure("\(task.description) died while it was being dumped") }
     var named: Set<String> = []
-    for (i, (_, feature)) in Self.namespaces.enumerated()
-    where theirs[i] != own[i] && named.insert(feature).inserted {
-      objections.append(
-        "\(task.description): it lives in a namespace of its own, \(theirs[i].text) (\(feature))")
+    for (kind, feature) in Self.namespaces {
+      let theirs = glance.namespace(kind)
+      guard let index = Glance.kinds.firstIndex(of: kind), theirs != own[index], named.insert(feature).inserted else { continue }
+      objections.append("\(task.description): it lives in a namespace of its own, \(theirs.text) (\(feature))")
     }
-    task.mappings = try about("\(task.description): reading smaps") { () throws(Errno) in
-      let smaps = try task.directory.open("smaps")
-      return try Mapping.readAll(smaps.rawValue, buffer)
-    }
+    // Relatives often have the same mappings, which are then held once.
+    task.mappings = glance.mappings == lastMappings ? lastMappings : glance.mappings
+    lastMappings = task.mappings
     if task.mappings.contains(where: { $0.name.starts(with: "/memfd:swift-restore-area".utf8) }) {
       throw Failure(
         "\(task.description) is being restored by another swift-restore", advice: "Dump it when the restore has come to its end.")
     }
     objections += AddressSpace.objections(task)
     objections += try SystemVSharedMemory.objections(task)
-    for thread in frozen.threads {
+    for (thread, status) in zip(frozen.threads, [task.status] + glance.threads) {
       if !thread.registers.is64Bit {
         objections.append("\(task.description): thread \(thread.tid) runs 32-bit code (compat)")
-      }
-      let status = try about("\(task.description): thread \(thread.tid)") { () throws(Errno) in
-        thread.tid == task.pid
-          ? task.status : ProcStatus(try task.directory.read("task/\(thread.tid)/status", buffer))
       }
       if status.seccompMode != 0 {
         try about(
@@ -125,14 +100,11 @@ struct Survey {
       dumped.task = task
       task.threads.append(dumped)
     }
-    task.threads[0].posixTimers = try about("\(task.description): reading its timers") { () throws(Errno) in
-      PosixTimers.list(try task.directory.read("timers", buffer))
-    }
+    task.threads[0].posixTimers = glance.timers
     task.nameTimersThreads()
-    let objection = try about("\(task.description): its threads' namespaces") { () throws(Errno) in
-      try table.objection(to: frozen.threads.map(\.tid), of: task)
+    if let (tid, kind) = glance.stray {
+      objections.append("\(task.description): thread \(tid) lives in another namespace than its process (\(kind)-ns)")
     }
-    if let objection { objections.append(objection) }
     for thread in frozen.threads where thread.tid != task.pid {
       for (kind, feature) in [(KernelObject.files, "unshare-files"), (.fs, "unshare-fs")] {
         let order = try about("\(task.description): kcmp with thread \(thread.tid)") { () throws(Errno) in

@@ -108,13 +108,12 @@ public final class NamespaceTable {
     mounts = try DumpedMounts()
   }
 
-  /// Finds out which namespaces a task lives in.
-  public func look(at task: DumpedTask) throws(Failure) {
+  /// Finds out which namespaces a task lives in. `names`: what they are called, in the order of ``namespaceKinds``.
+  public func look(at task: DumpedTask, names: some Collection<[UInt8]>) throws(Failure) {
     tasks.append(task)
     var new: [DumpedNamespace] = []
     try about("\(task.description): reading its namespaces") { () throws(Errno) in
-      for (kind, own) in zip(namespaceKinds, own) {
-        let link = try task.directory.link("ns/" + kind.name)
+      for (kind, (own, link)) in zip(namespaceKinds, zip(own, names)) {
         if link == own { continue }
         if let known = namespaces.first(where: { $0.link == link }) {
           task.namespaces.append(known)
@@ -131,20 +130,8 @@ public final class NamespaceTable {
     for namespace in new { try namespace.kind.found(namespace, self) }
   }
 
-  /// Why the threads of a process cannot be dumped: one lives in another namespace than the first.
-  public func objection(to threads: [Int32], of task: DumpedTask) throws(Errno) -> String? {
-    for name in Self.threadNamespaces where threads.count > 1 {
-      let link = try task.directory.link("ns/\(name)")
-      for thread in threads where thread != task.pid {
-        if try task.directory.link("task/\(thread)/ns/\(name)") == link { continue }
-        return "\(task.description): thread \(thread) lives in another namespace than its process (\(name)-ns)"
-      }
-    }
-    return nil
-  }
-
   /// What a thread can have of its own; the others are shared with more (man 2 setns).
-  private static let threadNamespaces = ["uts", "ipc", "net", "cgroup"]
+  public static let threadNamespaces = ["uts", "ipc", "net", "cgroup"]
 
   /// What of them cannot be dumped.
   public func objections() throws(Failure) -> [String] {
