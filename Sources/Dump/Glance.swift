@@ -7,39 +7,17 @@ import SystemPackage
 /// (`Linux/Companion`) while the tracer looks at the tasks before.
 struct Glance {
   var status: ProcStatus
-  /// What its namespaces are called; empty where there is none, see ``links(in:)``.
-  var namespaces: [[UInt8]] = []
+  /// Which namespaces it lives in, in the order of the kinds; 0 where there is none, see ``NamespaceInodes``.
+  var namespaces: [UInt64] = []
   var mappings: [Mapping] = []
   var timers: [PosixTimerEntry] = []
   /// Of the threads but the first, in order.
   var threads: [ProcStatus] = []
   /// A thread that lives in another namespace than the process, and in which.
-  var stray: (tid: Int32, namespace: String)?
+  var stray: (tid: Int32, kind: NamespaceInodes.Kind)?
 
-  /// Those in `ns/` that are looked at.
-  static let kinds =
-    ["pid", "pid_for_children", "net", "user", "cgroup", "time", "time_for_children"] + namespaceKinds.map { $0.name }
-
-  /// `name`: one of ``kinds``
-  func namespace(_ name: String) -> [UInt8] {
-    guard let index = Self.kinds.firstIndex(of: name), index < namespaces.count else { return [] }
-    return namespaces[index]
-  }
-
-  /// The names of the namespaces of a process, as the links in a folder have them.
-  ///
-  /// One is empty where the kernel lacks the kind, or where a namespace for children has no init yet.
-  static func links(in folder: Int32, _ names: String = "ns/", count: Int = kinds.count) throws(Errno) -> [[UInt8]] {
-    var links: [[UInt8]] = []
-    for kind in kinds.prefix(count) {
-      do throws(Errno) {
-        links.append(try readlink(at: folder, names + kind))
-      } catch {
-        guard error == .noSuchFileOrDirectory else { throw error }
-        links.append([])
-      }
-    }
-    return links
+  func namespace(_ kind: NamespaceInodes.Kind) -> UInt64 {
+    NamespaceInodes.Kind.allCases.firstIndex(of: kind).map { namespaces[$0] } ?? 0
   }
 
   init(at task: Place, _ buffer: ReadBuffer) throws(Failure) {
@@ -47,8 +25,14 @@ struct Glance {
       let file = try Descriptor.open(at: task.folder, "status")
       return ProcStatus(try buffer.readAll(file.rawValue, longestRecord: 512))
     }
-    namespaces = try about("task \(task.pid): reading its namespaces") { () throws(Errno) in
-      try Self.links(in: task.folder, count: task.isZombie ? 1 : Self.kinds.count)
+    namespaces = try about("task \(task.pid): reading its namespaces") { () throws(Errno) -> [UInt64] in
+      if task.isZombie {
+        let own = try NamespaceInodes(folder: task.folder).inode(.pid)
+        return NamespaceInodes.Kind.allCases.map { $0.family == "pid" ? own : 0 }
+      }
+      let pidfd = try pidfdOpen(task.pid)
+      defer { _ = pidfd.rawValue }
+      return try NamespaceInodes(folder: task.folder, pidfd: pidfd.rawValue).all()
     }
     if task.isZombie { return }
     mappings = try about("task \(task.pid): reading smaps") { () throws(Errno) in
@@ -69,14 +53,20 @@ struct Glance {
           let file = try Descriptor.open(at: task.folder, "task/\(tid)/status")
           return ProcStatus(try buffer.readAll(file.rawValue, longestRecord: 512))
         })
-      for kind in NamespaceTable.threadNamespaces where stray == nil {
-        let link = try about("task \(task.pid): thread \(tid): reading its namespaces") { () throws(Errno) in
-          try readlink(at: task.folder, "task/\(tid)/ns/\(kind)")
-        }
-        if link != namespace(kind) { stray = (tid, kind) }
+      if stray != nil { continue }
+      stray = try about("task \(task.pid): thread \(tid): reading its namespaces") { () throws(Errno) in
+        // Linux before 6.9 has no pidfds of threads.
+        let pidfd = (try? pidfdOpen(tid, ofThread: true)) ?? Descriptor(-1)
+        defer { _ = pidfd.rawValue }
+        let inodes = NamespaceInodes(folder: task.folder, prefix: "task/\(tid)/ns/", pidfd: pidfd.rawValue)
+        for kind in Self.threadKinds where try inodes.inode(kind) != namespace(kind) { return (tid, kind) }
+        return nil
       }
     }
   }
+
+  /// What a thread can have of its own; the others are shared with more (man 2 setns).
+  private static let threadKinds: [NamespaceInodes.Kind] = [.uts, .ipc, .net, .cgroup]
 
   /// Where to look.
   struct Place {

@@ -20,10 +20,7 @@ struct Survey {
   private(set) var pidNamespaces: PIDNamespaces
 
   /// Namespaces whose kinds a task may not differ in from this process.
-  private static let namespaces = [
-    (name: "net", feature: "net-ns"), ("user", "user-ns"), ("cgroup", "cgroup-ns"), ("time", "time-ns"),
-    ("time_for_children", "time-ns"),
-  ]
+  private static let foreignNamespaces: [NamespaceInodes.Kind] = [.net, .user, .cgroup, .time, .timeForChildren]
 
   init() throws(Failure) {
     pidNamespaces = try about("looking at this process's PID namespace") { () throws(Errno) in try PIDNamespaces() }
@@ -32,7 +29,7 @@ struct Survey {
   /// Looks at every task. Throws only what makes looking impossible.
   mutating func look(at frozen: [FrozenTask], _ options: DumpOptions, _ companion: Companion) throws(Failure) {
     let own = try about("reading this process's namespaces") { () throws(Errno) in
-      try Glance.links(in: AT_FDCWD, "/proc/self/ns/")
+      try NamespaceInodes(folder: AT_FDCWD, prefix: "/proc/self/ns/").all()
     }
     var options = options
     options.tree = Set(frozen.map(\.pid))
@@ -46,11 +43,11 @@ struct Survey {
       // What is named by numbers of an outer PID namespace could not be found again by the numbers in the images.
       if tasks.isEmpty, dumped.imagePID != dumped.pid { options.tree = [] }
       tasks.append(dumped)
-      if let objection = try lookAtPIDNamespaces(of: dumped, glance, isZombie: task.isZombie) { objections.append(objection) }
+      if let objection = try lookAtPIDNamespaces(of: dumped, glance) { objections.append(objection) }
       if task.isZombie { continue }
       // The first is that of PIDs, which only a task that exits has none of (kernel/exit.c: exit_task_namespaces).
-      if glance.namespace("net").isEmpty { throw Failure("\(dumped.description) died while it was being dumped") }
-      try table.look(at: dumped, names: glance.namespaces.suffix(namespaceKinds.count))
+      if glance.namespace(.net) == 0 { throw Failure("\(dumped.description) died while it was being dumped") }
+      try table.look(at: dumped, inodes: glance.namespace)
       try look(at: dumped, task, glance, own, table, options)
     }
     objections += try table.objections()
@@ -58,24 +55,24 @@ struct Survey {
     checkLeaders(options)
   }
 
-  private mutating func lookAtPIDNamespaces(of task: DumpedTask, _ glance: Glance, isZombie: Bool) throws(Failure) -> String? {
+  private mutating func lookAtPIDNamespaces(of task: DumpedTask, _ glance: Glance) throws(Failure) -> String? {
     try about("\(task.description): reading its PID namespaces") { () throws(Errno) in
-      let link = glance.namespace("pid")
-      return try pidNamespaces.look(at: task, link: link, forChildren: isZombie ? link : glance.namespace("pid_for_children"))
+      try pidNamespaces.look(at: task, inode: glance.namespace(.pid), forChildren: glance.namespace(.pidForChildren))
     }
   }
 
   private mutating func look(
-    at task: DumpedTask, _ frozen: FrozenTask, _ glance: Glance, _ own: [[UInt8]], _ table: NamespaceTable,
+    at task: DumpedTask, _ frozen: FrozenTask, _ glance: Glance, _ own: [UInt64], _ table: NamespaceTable,
     _ options: DumpOptions
   )
     throws(Failure)
   {
     var named: Set<String> = []
-    for (kind, feature) in Self.namespaces {
+    for (kind, own) in zip(NamespaceInodes.Kind.allCases, own) where Self.foreignNamespaces.contains(kind) {
       let theirs = glance.namespace(kind)
-      guard let index = Glance.kinds.firstIndex(of: kind), theirs != own[index], named.insert(feature).inserted else { continue }
-      objections.append("\(task.description): it lives in a namespace of its own, \(theirs.text) (\(feature))")
+      guard theirs != own, named.insert(kind.family).inserted else { continue }
+      objections.append(
+        "\(task.description): it lives in a namespace of its own, \(kind.family):[\(theirs)] (\(kind.family)-ns)")
     }
     // Relatives often have the same mappings, which are then held once.
     task.mappings = glance.mappings == lastMappings ? lastMappings : glance.mappings
@@ -103,7 +100,7 @@ struct Survey {
     task.threads[0].posixTimers = glance.timers
     task.nameTimersThreads()
     if let (tid, kind) = glance.stray {
-      objections.append("\(task.description): thread \(tid) lives in another namespace than its process (\(kind)-ns)")
+      objections.append("\(task.description): thread \(tid) lives in another namespace than its process (\(kind.rawValue)-ns)")
     }
     for thread in frozen.threads where thread.tid != task.pid {
       for (kind, feature) in [(KernelObject.files, "unshare-files"), (.fs, "unshare-fs")] {

@@ -71,9 +71,9 @@ public func memfdCreate(_ name: String) throws(Errno) -> Descriptor {
   return Descriptor(Int32(result))
 }
 
-/// A pidfd (man 2 pidfd_open).
-public func pidfdOpen(_ pid: Int32) throws(Errno) -> Descriptor {
-  Descriptor(Int32(try syscall(__NR_pidfd_open, Int(pid), 0)))
+/// A pidfd (man 2 pidfd_open); of any thread where wanted (PIDFD_THREAD, Linux 6.9).
+public func pidfdOpen(_ pid: Int32, ofThread: Bool = false) throws(Errno) -> Descriptor {
+  Descriptor(Int32(try syscall(__NR_pidfd_open, Int(pid), ofThread ? Int(O_EXCL) : 0)))
 }
 
 /// A duplicate of a task's descriptor (man 2 pidfd_getfd); close-on-exec here.

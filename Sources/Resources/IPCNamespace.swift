@@ -6,7 +6,7 @@ import SystemPackage
 
 /// System V shared memory, semaphores and message queues, with their limits (man 7 ipc_namespaces, sysvipc).
 public enum IPCNamespace: NamespaceKind {
-  public static let name = "ipc"
+  public static let kind = NamespaceInodes.Kind.ipc
   public static let flag = CLONE_NEWIPC
 
   public static func id(in ids: TaskKobjIdsEntry) -> UInt32? { ids.ipcNsId }

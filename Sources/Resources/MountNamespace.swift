@@ -9,7 +9,7 @@ import SystemPackage
 /// A file system that the dumping tool had mounted too is not the tree's: at restore the same is taken from where this tool has it.
 /// All others belong to the tree, and are made again with what was in them.
 public enum MountNamespace: NamespaceKind {
-  public static let name = "mnt"
+  public static let kind = NamespaceInodes.Kind.mnt
   public static let flag = CLONE_NEWNS
 
   public static func id(in ids: TaskKobjIdsEntry) -> UInt32? { ids.mntNsId }

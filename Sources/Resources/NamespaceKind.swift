@@ -8,8 +8,8 @@ import SystemPackage
 /// Both are done by the tracer, which enters the namespace for a moment. A task of a tree under restore is born in the namespaces
 /// of its parent, and enters its own right after its birth.
 public protocol NamespaceKind: SendableMetatype {
-  /// Its name in `/proc/PID/ns`; with "-ns" the word for it in messages.
-  static var name: String { get }
+  /// Its link in `/proc/PID/ns`.
+  static var kind: NamespaceInodes.Kind { get }
 
   /// Its CLONE_NEW flag.
   static var flag: Int32 { get }
@@ -38,6 +38,9 @@ public protocol NamespaceKind: SendableMetatype {
 }
 
 extension NamespaceKind {
+  /// Its name in `/proc/PID/ns`; with "-ns" the word for it in messages.
+  public static var name: String { kind.rawValue }
+
   public static func found(_ namespace: DumpedNamespace, _ table: NamespaceTable) throws(Failure) {}
   public static func objections(_ namespace: DumpedNamespace, _ table: NamespaceTable) throws(Failure) -> [String] { [] }
   public static func finish(_ id: UInt32, _ restore: RestoreContext) throws(Failure) {}
@@ -53,24 +56,24 @@ public final class DumpedNamespace {
   public let kind: any NamespaceKind.Type
   /// The N of its images.
   public let id: UInt32
-  /// The kernel's name for it: "uts:[4026532177]".
-  public let link: [UInt8]
+  /// Its number in nsfs.
+  public let inode: UInt64
   /// The first task that lives in it.
   public let task: DumpedTask
   public let descriptor: Descriptor
 
   init(
-    _ kind: any NamespaceKind.Type, id: UInt32, link: [UInt8], task: DumpedTask, descriptor: consuming Descriptor
+    _ kind: any NamespaceKind.Type, id: UInt32, inode: UInt64, task: DumpedTask, descriptor: consuming Descriptor
   ) {
     self.kind = kind
     self.id = id
-    self.link = link
+    self.inode = inode
     self.task = task
     self.descriptor = descriptor
   }
 
   /// "task 12 (bash): its namespace uts:[4026532177]"
-  public var description: String { "\(task.description): its namespace \(link.text)" }
+  public var description: String { "\(task.description): its namespace \(kind.name):[\(inode)]" }
 
   /// Runs `body` with the tracer in the namespace.
   func visit<T: ~Copyable>(_ body: () throws(Failure) -> T) throws(Failure) -> T {
@@ -87,7 +90,7 @@ public final class NamespaceTable {
   private(set) var tasks: [DumpedTask] = []
   let mounts: DumpedMounts
   /// The tracer's own, in the order of `namespaceKinds`.
-  private let own: [[UInt8]]
+  private let own: [UInt64]
 
   /// Numbers up to this are those of the tracer's own (``ownIDs``).
   private static let lastOwnID: UInt32 = 16
@@ -101,26 +104,27 @@ public final class NamespaceTable {
   }()
 
   public init() throws(Errno) {
-    let directory = try ProcDirectory(pid: getpid())
-    var links: [[UInt8]] = []
-    for kind in namespaceKinds { links.append(try directory.link("ns/" + kind.name)) }
-    own = links
+    let inodes = NamespaceInodes(folder: AT_FDCWD, prefix: "/proc/self/ns/")
+    var own: [UInt64] = []
+    for kind in namespaceKinds { own.append(try inodes.inode(kind.kind)) }
+    self.own = own
     mounts = try DumpedMounts()
   }
 
-  /// Finds out which namespaces a task lives in. `names`: what they are called, in the order of ``namespaceKinds``.
-  public func look(at task: DumpedTask, names: some Collection<[UInt8]>) throws(Failure) {
+  /// Finds out which namespaces a task lives in, by their inodes.
+  public func look(at task: DumpedTask, inodes: (NamespaceInodes.Kind) -> UInt64) throws(Failure) {
     tasks.append(task)
     var new: [DumpedNamespace] = []
     try about("\(task.description): reading its namespaces") { () throws(Errno) in
-      for (kind, (own, link)) in zip(namespaceKinds, zip(own, names)) {
-        if link == own { continue }
-        if let known = namespaces.first(where: { $0.link == link }) {
+      for (kind, own) in zip(namespaceKinds, own) {
+        let inode = inodes(kind.kind)
+        if inode == own { continue }
+        if let known = namespaces.first(where: { $0.inode == inode }) {
           task.namespaces.append(known)
           continue
         }
         let namespace = DumpedNamespace(
-          kind, id: Self.lastOwnID + 1 + UInt32(namespaces.count), link: link, task: task,
+          kind, id: Self.lastOwnID + 1 + UInt32(namespaces.count), inode: inode, task: task,
           descriptor: try task.directory.open("ns/" + kind.name))
         namespaces.append(namespace)
         task.namespaces.append(namespace)
@@ -129,9 +133,6 @@ public final class NamespaceTable {
     }
     for namespace in new { try namespace.kind.found(namespace, self) }
   }
-
-  /// What a thread can have of its own; the others are shared with more (man 2 setns).
-  public static let threadNamespaces = ["uts", "ipc", "net", "cgroup"]
 
   /// What of them cannot be dumped.
   public func objections() throws(Failure) -> [String] {

@@ -27,31 +27,31 @@ public struct PIDNamespaces {
 
   private(set) var all: [Namespace]
   private var byInode: [UInt64: Int] = [:]
-  private let ownLink: [UInt8]
+  private let ownInode: UInt64
   private let ownUserInode: UInt64
 
   /// Finds out which namespaces this process lives in.
   public init() throws(Errno) {
-    ownLink = try readlink("/proc/self/ns/pid")
     ownUserInode = UInt64(try fstat(at: AT_FDCWD, "/proc/self/ns/user").st_ino)
-    byInode[UInt64(try fstat(at: AT_FDCWD, "/proc/self/ns/pid").st_ino)] = 0
+    ownInode = UInt64(try fstat(at: AT_FDCWD, "/proc/self/ns/pid").st_ino)
+    byInode[ownInode] = 0
     all = [Namespace(id: Self.ownID, parent: nil, level: 0, isOwned: true)]
   }
 
   /// Notes in which namespace a task lives, and in which one its children will. An objection in words, if there is one.
   ///
-  /// - Parameters: the links `ns/pid` and `ns/pid_for_children`; the latter is empty where the namespace has had no task yet
+  /// - Parameters: the inodes of `ns/pid` and `ns/pid_for_children`; the latter is 0 where the namespace has had no task yet
   ///   (kernel/pid_namespace.c: pidns_for_children_get).
-  public mutating func look(at task: DumpedTask, link: [UInt8], forChildren: [UInt8]) throws(Errno) -> String? {
-    if link == ownLink, forChildren == link { return nil }
+  public mutating func look(at task: DumpedTask, inode: UInt64, forChildren: UInt64) throws(Errno) -> String? {
+    if inode == ownInode, forChildren == inode { return nil }
     let home = try place(of: task, "ns/pid")
     task.pidNamespace = all[home].id
     guard all[home].level == task.status.nsTgid.count - 1 else {
       return
         "\(task.description): /proc shows \(task.status.nsTgid.count) PIDs of it, but its namespace is nested \(all[home].level) deep (pid-ns)"
     }
-    if forChildren == link { return nil }
-    if forChildren.isEmpty {
+    if forChildren == inode { return nil }
+    if forChildren == 0 {
       task.pidNamespaceForChildren = add(parent: home, isOwned: true)
       return nil
     }

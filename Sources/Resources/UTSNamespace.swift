@@ -6,7 +6,7 @@ import SystemPackage
 
 /// The names of the machine (man 7 uts_namespaces).
 public enum UTSNamespace: NamespaceKind {
-  public static let name = "uts"
+  public static let kind = NamespaceInodes.Kind.uts
   public static let flag = CLONE_NEWUTS
 
   public static func id(in ids: TaskKobjIdsEntry) -> UInt32? { ids.utsNsId }

@@ -1,0 +1,93 @@
+import CLinux
+import Glibc
+import SystemPackage
+
+/// Which namespaces a task lives in: the inode numbers that nsfs has for them, as in `net:[4026531833]` (man 7 namespaces).
+///
+/// A pidfd tells them (ioctl PIDFD_GET_NET_NAMESPACE and its like, Linux 6.11) in a sixth of the time of a link in `/proc`, for which the
+/// kernel makes an inode first. Where it does not, the links are read.
+public struct NamespaceInodes {
+  /// A link in `/proc/PID/ns`.
+  public enum Kind: String, CaseIterable, Sendable {
+    case cgroup, ipc, mnt, net, pid
+    case pidForChildren = "pid_for_children"
+    case time
+    case timeForChildren = "time_for_children"
+    case user, uts
+
+    /// As links and messages name it: the kind of namespace, without for whom.
+    public var family: String {
+      switch self {
+      case .pidForChildren: "pid"
+      case .timeForChildren: "time"
+      default: rawValue
+      }
+    }
+
+    /// The number of the ioctl: include/uapi/linux/pidfd.h has them in this order.
+    var request: Int { 0xff00 + 1 + (Self.allCases.firstIndex(of: self) ?? 0) }
+  }
+
+  private let folder: Int32
+  private let prefix: String
+  private let pidfd: Int32
+
+  /// - Parameters:
+  ///   - folder: the task's in `/proc`, open.
+  ///   - prefix: where its links are, such as `ns/`.
+  ///   - pidfd: of the task; -1 without one.
+  public init(folder: Int32, prefix: String = "ns/", pidfd: Int32 = -1) {
+    self.folder = folder
+    self.prefix = prefix
+    self.pidfd = pidfd
+  }
+
+  /// The namespace's inode number. 0: there is none, because the kernel lacks the kind, the task is about to exit, or nobody was born
+  /// in a namespace for children yet.
+  public func inode(_ kind: Kind) throws(Errno) -> UInt64 {
+    guard pidfd >= 0, Self.canAsk, let told = try ask(kind) else { return try read(kind) }
+    return told
+  }
+
+  /// The same for all kinds, in their order.
+  public func all() throws(Errno) -> [UInt64] {
+    var inodes: [UInt64] = []
+    inodes.reserveCapacity(Kind.allCases.count)
+    for kind in Kind.allCases { inodes.append(try inode(kind)) }
+    // A namespace for children that differs may have no init yet, which only the link tells (kernel/pid_namespace.c:
+    // pidns_for_children_get).
+    for (own, forChildren) in [(Kind.pid, Kind.pidForChildren), (.time, .timeForChildren)] {
+      guard let i = Kind.allCases.firstIndex(of: own), let j = Kind.allCases.firstIndex(of: forChildren), inodes[i] != inodes[j]
+      else { continue }
+      inodes[j] = try read(forChildren)
+    }
+    return inodes
+  }
+
+  /// `nil`: it cannot be told in this way.
+  private func ask(_ kind: Kind) throws(Errno) -> UInt64? {
+    let descriptor = cl_syscall(Int(__NR_ioctl), Int(pidfd), kind.request, 0, 0, 0, 0)
+    guard descriptor >= 0 else { return nil }
+    defer { close(Int32(descriptor)) }
+    return UInt64(try fstat(at: Int32(descriptor)).st_ino)
+  }
+
+  private func read(_ kind: Kind) throws(Errno) -> UInt64 {
+    let link: [UInt8]
+    do throws(Errno) {
+      link = try readlink(at: folder, prefix + kind.rawValue)
+    } catch {
+      if error == .noSuchFileOrDirectory { return 0 }
+      throw error
+    }
+    return link.filter { $0 >= 0x30 && $0 <= 0x39 }.reduce(0) { $0 * 10 + UInt64($1 - 0x30) }
+  }
+
+  /// Whether pidfds of this kernel tell.
+  private static let canAsk: Bool = {
+    guard let own = try? pidfdOpen(getpid()) else { return false }
+    let descriptor = cl_syscall(Int(__NR_ioctl), Int(own.rawValue), Kind.pid.request, 0, 0, 0, 0)
+    if descriptor >= 0 { close(Int32(descriptor)) }
+    return descriptor >= 0
+  }()
+}
