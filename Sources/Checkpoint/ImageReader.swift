@@ -61,9 +61,11 @@ public struct ImageReader: ~Copyable {
     return message
   }
 
-  /// Reads raw bytes, such as follow the entry that was read last.
+  /// Reads raw bytes, such as follow the entry that was read last; 64 MiB at most.
   public mutating func raw(_ count: Int) throws(ImageError) -> [UInt8] {
     do throws(ImageError.Problem) {
+      // A file that is nothing but a hole can be of any size.
+      guard count <= Self.longestEntry else { throw .tooLong(length: count, limit: Self.longestEntry) }
       let bytes = try window.copy(offset, count)
       offset += count
       return bytes

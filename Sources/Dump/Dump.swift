@@ -57,6 +57,7 @@ public enum Dump {
     } catch {
       for task in survey.tasks { task.process?.close() }
       freezer.release()
+      dump.links.remove()
       throw error
     }
     try release(survey.tasks, &freezer, options)

@@ -37,6 +37,7 @@ struct Trial {
       },
       feature("kcmp", .dump, compare),
       feature("pidfd_getfd", .dump, duplicate),
+      feature("openat2", .restore, openExactly),
       feature("PR_SET_MM_MAP", .restore, mmMap),
       feature("PR_SET_MM_MAP with exe_fd", .restore, mmMapExecutable),
       feature(
@@ -266,6 +267,17 @@ struct Trial {
       }
     }
     guard found == 1 else { throw Failure("the scan did not find the child's pages") }
+  }
+
+  /// A link of /proc, which openat would follow.
+  private func openExactly() throws(Failure) {
+    do throws(Errno) {
+      _ = try Descriptor.open(Array("/proc/self/exe".utf8), O_RDONLY, resolving: .noLinks)
+    } catch {
+      if error == .tooManySymbolicLinkLevels { return }
+      throw Failure("openat2 RESOLVE_NO_SYMLINKS", error)
+    }
+    throw Failure("openat2 follows symbolic links")
   }
 
   private func compare() throws(Failure) {

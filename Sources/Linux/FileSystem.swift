@@ -66,15 +66,8 @@ public enum FileSystem {
   /// Opens a place below a directory as a mere place (O_PATH), without going through any other mount or symbolic link (man 2 openat2).
   public static func place(in directory: Int32, _ path: [UInt8]) throws(Errno) -> Descriptor {
     if path.isEmpty { return Descriptor(Int32(try syscall(__NR_fcntl, Int(directory), 1030 /* F_DUPFD_CLOEXEC */, 0))) }
-    // struct open_how: flags, mode, resolve (RESOLVE_NO_XDEV | RESOLVE_NO_SYMLINKS | RESOLVE_BENEATH)
-    var how = (UInt64(UInt32(bitPattern: O_PATH | O_CLOEXEC | O_NOFOLLOW)), UInt64(0), UInt64(0x01 | 0x04 | 0x08))
-    let result = withUnsafeMutablePointer(to: &how) { how in
-      path.text.withCString {
-        cl_syscall(Int(__NR_openat2), Int(directory), Int(bitPattern: $0), Int(bitPattern: how), 24, 0, 0)
-      }
-    }
-    if result < 0 { throw Errno(rawValue: Int32(-result)) }
-    return Descriptor(Int32(result))
+    return try Descriptor.open(
+      at: directory, path, O_PATH | O_NOFOLLOW, resolving: [.noMountCrossing, .noLinks, .beneath])
   }
 
   /// FSCONFIG_SET_FLAG 0, FSCONFIG_SET_STRING 1.

@@ -143,6 +143,19 @@ public func fstat(at directory: Int32, _ path: String = "", followLinks: Bool = 
   return st
 }
 
+/// The metadata of what a path names, a link too, in the kernel's bytes: names need not be UTF-8.
+public func fstat(of path: [UInt8]) throws(Errno) -> stat {
+  var st = stat()
+  let result = withUnsafeMutablePointer(to: &st) { st in
+    (path + [0]).withUnsafeBytes {
+      cl_syscall(
+        Int(__NR_newfstatat), Int(AT_FDCWD), Int(bitPattern: $0.baseAddress), Int(bitPattern: st), Int(AT_SYMLINK_NOFOLLOW), 0, 0)
+    }
+  }
+  if result < 0 { throw Errno(rawValue: Int32(-result)) }
+  return st
+}
+
 /// What names a file in its file system for good, the generation of its inode included (man 2 name_to_handle_at).
 public func fileHandle(_ path: String) throws(Errno) -> [UInt8] {
   let size = 128

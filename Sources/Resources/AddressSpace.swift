@@ -153,6 +153,7 @@ public struct AddressSpace: TaskState {
       end = vma.end
       if vma.kinds.contains(.vsyscall) { continue }
       guard vma.end <= userSpaceEnd else { throw Failure("\(place) is outside of the user's address space") }
+      guard vma.pgoff % 4096 == 0, vma.pgoff <= 1 << 62 else { throw Failure("\(place) is of a file from byte \(vma.pgoff) on (pgoff)") }
       guard vma.kinds.isDisjoint(with: .unsupported) else {
         throw Failure("\(place): mappings of this kind (status \(vma.status)) cannot be restored yet")
       }
@@ -303,7 +304,7 @@ public struct AddressSpace: TaskState {
       if opened.program != sequence.number {
         let path = sequence.current.place(path: Array(file.utf8))
         let fd = sequence.current.call(
-          __NR_openat, Argument(restore.service.images), Argument(path), Argument(O_RDONLY | O_CLOEXEC),
+          __NR_openat, Argument(restore.service.images), Argument(path), Argument(O_RDONLY | O_NOFOLLOW | O_CLOEXEC),
           for: "opening its pages image")
         opened = (sequence.number, .result(fd))
       }

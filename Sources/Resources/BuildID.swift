@@ -9,12 +9,17 @@ enum BuildID {
   static func read(_ file: DumpedFile) -> [UInt32] {
     let executable = file.number < 0 || file.stat.st_mode & 0o111 != 0
     guard executable, file.stat.st_size >= 64 else { return [] }
-    return read(path: "/proc/\(file.pid)/\(file.procPath)")
+    guard let opened = try? Descriptor.open("/proc/\(file.pid)/\(file.procPath)", O_RDONLY | O_NONBLOCK) else { return [] }
+    return read(opened)
   }
 
-  static func read(path: String) -> [UInt32] {
+  static func read(_ path: RecordedPath) -> [UInt32] {
     // No file, no right to read it, no note: in each case there is nothing to compare.
-    guard let file = try? Descriptor.open(path, O_RDONLY | O_NONBLOCK) else { return [] }
+    guard let file = try? path.open(O_RDONLY | O_NONBLOCK) else { return [] }
+    return read(file)
+  }
+
+  private static func read(_ file: borrowing Descriptor) -> [UInt32] {
     var bytes = [UInt8](repeating: 0, count: 4096)
     let n = bytes.withUnsafeMutableBytes {
       cl_syscall(Int(__NR_pread64), Int(file.rawValue), Int(bitPattern: $0.baseAddress), $0.count, 0, 0, 0)

@@ -8,6 +8,8 @@ import SystemPackage
 /// ghost file); with another hard link, a temporary link beside the old name keeps it reachable.
 enum DeletedFile {
   private static let suffix = Array(" (deleted)".utf8)
+  /// How the temporary names of files begin that have lost theirs.
+  private static let temporaryName = Array("link_remap.".utf8)
 
   /// The path that the file had; `nil` if it is still there.
   static func nameIfDeleted(_ file: DumpedFile, _ dump: DumpContext) throws(Failure) -> [UInt8]? {
@@ -15,8 +17,8 @@ enum DeletedFile {
       return nil
     }
     // A name may end like that by itself.
-    let path = (dump.namespaces?.place(of: file)?.prefix ?? "") + file.linkText
-    if let st = try? fstat(at: AT_FDCWD, path, followLinks: false), st.st_ino == file.stat.st_ino,
+    let path = Array((dump.namespaces?.place(of: file)?.prefix ?? "").utf8) + file.link
+    if let st = try? fstat(of: path), st.st_ino == file.stat.st_ino,
       st.st_dev == file.stat.st_dev
     {
       return nil
@@ -46,22 +48,19 @@ enum DeletedFile {
   {
     let id = dump.files.nextNumber()
     let directory = name[..<(name.lastIndex(of: UInt8(ascii: "/")) ?? 0)]
-    let path = directory + Array("/link_remap.\(id)".utf8)
+    let path = Array(directory) + Array("/".utf8) + temporaryName + Array("\(id)".utf8)
     let place = dump.namespaces?.place(of: file)
-    let source = "/proc/\(file.pid)/\(file.procPath)"
-    try about("\(file.description): linking it as \(Array(path).text)") { () throws(Errno) in
-      let result = source.withCString { source in
-        ((place?.prefix ?? "") + Array(path).text).withCString {
-          cl_syscall(
-            Int(__NR_linkat), Int(AT_FDCWD), Int(bitPattern: source), Int(AT_FDCWD), Int(bitPattern: $0),
-            0x400 /* AT_SYMLINK_FOLLOW */, 0)
-        }
+    try about("\(file.description): linking it as \(path.text)") { () throws(Failure) in
+      let new = place?.path(path) ?? RecordedPath(path: path)
+      let parent = try new.openParent()
+      try about("linkat") { () throws(Errno) in
+        try linkat("/proc/\(file.pid)/\(file.procPath)", parent.rawValue, new.name)
       }
-      if result < 0 { throw Errno(rawValue: Int32(-result)) }
+      dump.links.add(new.name, in: parent)
     }
     var reg = RegFileEntry()
     reg.id = id
-    reg.name = Array(path)
+    reg.name = path
     reg.mode = file.stat.st_mode
     if let place, place.namespace != nil { reg.mntId = place.mount.id }
     var entry = FileEntry()
@@ -155,18 +154,16 @@ enum DeletedFile {
   {
     switch remap.remapType ?? .linked {
     case .linked:
-      let linked = try RegularFile.part(of: try restore.entry(remap.remapId, for: "file \(reg.name.text)"))
-      let path = try restore.path(of: linked)
-      let name = try restore.path(of: reg)
-      return try about("opening \(linked.name.text)") { () throws(Errno) in
-        restore.linksToRemove.insert(path)
-        return try reopen(path, as: name, flags)
+      let path = try linked(remap, reg, restore)
+      let wanted = try restore.path(of: reg)
+      return try about("by its other name") { () throws(Failure) in
+        // The very file, whatever has that name a moment later.
+        let file = try path.open(O_PATH)
+        return try reopen("/proc/self/fd/\(file.rawValue)", as: wanted, flags)
       }
     case .ghost:
       let master = try ghost(remap, reg, restore)
-      return try about("reopening it") { () throws(Errno) in
-        try Descriptor.open("/proc/self/fd/\(master)", flags)
-      }
+      return try about("reopening it") { () throws(Failure) in try RecordedPath(directory: master, path: []).open(flags) }
     default: throw unknown(remap)
     }
   }
@@ -175,9 +172,34 @@ enum DeletedFile {
   static func check(_ id: UInt32, _ restore: RestoreContext) throws(Failure) {
     guard let remap = restore.remaps[id] else { return }
     switch remap.remapType ?? .linked {
-    case .linked, .ghost: return
+    case .linked:
+      guard let other = restore.files[remap.remapId], other.reg != nil else {
+        throw Failure("remap-fpath.img: file \(id): its other name, file \(remap.remapId), is not in files.img")
+      }
+    case .ghost: try checkGhost(remap.remapId, restore)
     default: throw unknown(remap)
     }
+  }
+
+  /// Whether the image of a deleted file is whole, and its content is where it can be.
+  private static func checkGhost(_ number: UInt32, _ restore: RestoreContext) throws(Failure) {
+    var image = try asFailure { () throws(ImageError) in try ImageReader(.ghostFile(number), in: restore.directory) }
+    guard let entry = try image.read(GhostFileEntry.self) else { throw Failure("\(image.file.fileName) is empty") }
+    guard [S_IFREG, S_IFDIR, S_IFIFO].contains(entry.mode & S_IFMT) else {
+      throw Failure("\(image.file.fileName): a file of the mode 0\(String(entry.mode, radix: 8)) cannot be made again")
+    }
+    guard entry.size ?? 0 <= UInt64(Int.max) else { throw Failure("\(image.file.fileName): it is \(entry.size ?? 0) bytes long") }
+    while entry.chunks == true, let chunk = try image.read(GhostChunkEntry.self) {
+      let length = try length(of: chunk, image.file)
+      _ = try asFailure { () throws(ImageError) in try image.skip(length) }
+    }
+  }
+
+  private static func length(of chunk: GhostChunkEntry, _ file: ImageFile) throws(Failure) -> Int {
+    guard chunk.len <= UInt64(Int.max), chunk.off <= UInt64(Int.max) - chunk.len else {
+      throw Failure("\(file.fileName): a chunk at \(chunk.off) of \(chunk.len) bytes is too far")
+    }
+    return Int(chunk.len)
   }
 
   private static func unknown(_ remap: RemapFilePathEntry) -> Failure {
@@ -186,12 +208,21 @@ enum DeletedFile {
       advice: "Dump the tree again when it has closed that file.")
   }
 
-  /// A path that opens a file without a name of its own.
-  static func path(_ reg: RegFileEntry, _ remap: RemapFilePathEntry, _ restore: RestoreContext) throws(Failure) -> String {
-    if remap.remapType == .ghost { return "/proc/self/fd/\(try ghost(remap, reg, restore))" }
+  /// What opens a file without a name of its own.
+  static func path(_ reg: RegFileEntry, _ remap: RemapFilePathEntry, _ restore: RestoreContext) throws(Failure) -> RecordedPath {
+    if remap.remapType == .ghost { return RecordedPath(directory: try ghost(remap, reg, restore), path: []) }
+    return try linked(remap, reg, restore)
+  }
+
+  /// The temporary name of a file; it goes when the tree is complete. Any other name is none that a dump has given.
+  private static func linked(_ remap: RemapFilePathEntry, _ reg: RegFileEntry, _ restore: RestoreContext) throws(Failure)
+    -> RecordedPath
+  {
     let linked = try RegularFile.part(of: try restore.entry(remap.remapId, for: "file \(reg.name.text)"))
     let path = try restore.path(of: linked)
-    restore.linksToRemove.insert(path)
+    if path.name.starts(with: temporaryName), restore.isFirstUse(of: "link \(remap.remapId)") {
+      restore.links.add(path.name, in: try path.openParent())
+    }
     return path
   }
 
@@ -206,95 +237,101 @@ enum DeletedFile {
     return restore.kept(key) ?? -1
   }
 
-  /// Opens `path` under another name, which it has only while it is opened, so that the kernel shows that name.
-  private static func reopen(_ path: String, as wanted: String, _ flags: Int32) throws(Errno) -> Descriptor {
-    do {
-      try linkat(path, wanted)
-    } catch .fileExists {
-      return try Descriptor.open(path, flags)
+  /// Opens `path`, one of this process's descriptors, under another name, which it has only while it is opened, so that the kernel shows
+  /// that name.
+  private static func reopen(_ path: String, as wanted: RecordedPath, _ flags: Int32) throws(Failure) -> Descriptor {
+    let parent = try wanted.openParent()
+    return try about("under its old name") { () throws(Errno) in
+      do throws(Errno) {
+        try linkat(path, parent.rawValue, wanted.name)
+      } catch {
+        guard error == .fileExists else { throw error }
+        return try Descriptor.open(path, flags)
+      }
+      defer { FileName.unlink(at: parent.rawValue, wanted.name) }
+      return try Descriptor.open(at: parent.rawValue, wanted.name, flags, resolving: [.noLinks, .beneath])
     }
-    defer { unlink(wanted) }
-    return try Descriptor.open(wanted, flags)
   }
 
-  private static func linkat(_ from: String, _ to: String) throws(Errno) {
+  private static func linkat(_ from: String, _ directory: Int32, _ name: [UInt8]) throws(Errno) {
     let result = from.withCString { from in
-      to.withCString {
+      (name + [0]).withUnsafeBytes {
         cl_syscall(
-          Int(__NR_linkat), Int(AT_FDCWD), Int(bitPattern: from), Int(AT_FDCWD), Int(bitPattern: $0), 0x400, 0
-        )
+          Int(__NR_linkat), Int(AT_FDCWD), Int(bitPattern: from), Int(directory), Int(bitPattern: $0.baseAddress),
+          0x400 /* AT_SYMLINK_FOLLOW */, 0)
       }
     }
     if result < 0 { throw Errno(rawValue: Int32(-result)) }
   }
 
   /// Makes the file again, fills it, gives it its old name for the moment of an open, and takes the name away.
-  private static func makeGhost(_ number: UInt32, _ path: String, _ restore: RestoreContext) throws(Failure)
+  private static func makeGhost(_ number: UInt32, _ path: RecordedPath, _ restore: RestoreContext) throws(Failure)
     -> Descriptor
   {
     var image = try asFailure { () throws(ImageError) in
       try ImageReader(.ghostFile(number), in: restore.directory)
     }
-    guard let entry = try image.read(GhostFileEntry.self) else {
-      throw Failure("ghost-file-\(number).img is empty")
-    }
-    let directory = path.prefix(through: path.lastIndex(of: "/") ?? path.startIndex)
+    guard let entry = try image.read(GhostFileEntry.self) else { throw Failure("\(image.file.fileName) is empty") }
+    let name = path.name
+    let parent = try path.openParent()
+    let directory = parent.rawValue
     if entry.mode & S_IFMT == S_IFDIR {
       return try about("making the deleted directory") { () throws(Errno) in
-        guard mkdir(path, entry.mode & 0o7777) == 0 else { throw Errno(rawValue: errno) }
-        defer { rmdir(path) }
-        return try Descriptor.open(path, O_RDONLY | O_DIRECTORY)
+        guard FileName.with(name, { mkdirat(directory, $0, entry.mode & 0o7777) }) == 0 else { throw Errno(rawValue: errno) }
+        defer { FileName.unlink(at: directory, name, AT_REMOVEDIR) }
+        return try Descriptor.open(at: directory, name, O_RDONLY | O_DIRECTORY, resolving: [.noLinks, .beneath])
       }
     }
     if entry.mode & S_IFMT == S_IFIFO {
       return try about("making the deleted named pipe") { () throws(Errno) in
-        guard mkfifo(path, entry.mode & 0o7777) == 0 else { throw Errno(rawValue: errno) }
-        defer { unlink(path) }
-        chown(path, entry.uid, entry.gid)
+        guard FileName.with(name, { mkfifoat(directory, $0, entry.mode & 0o7777) }) == 0 else { throw Errno(rawValue: errno) }
+        defer { FileName.unlink(at: directory, name) }
+        _ = FileName.with(name) { fchownat(directory, $0, entry.uid, entry.gid, AT_SYMLINK_NOFOLLOW) }
         // Not one of its ends: who opens it decides what its other end sees.
-        return try Descriptor.open(path, O_PATH)
+        return try Descriptor.open(at: directory, name, O_PATH, resolving: [.noLinks, .beneath])
       }
     }
-    let file = try about("making the deleted file in \(directory)") { () throws(Errno) in
-      try Descriptor.open(String(directory), O_TMPFILE | O_RDWR, mode: 0o600)
+    let file = try about("making the deleted file in its directory") { () throws(Errno) in
+      try Descriptor.open(at: directory, ".", O_TMPFILE | O_RDWR, mode: 0o600)
     }
-    try fill(file.rawValue, entry, &image, number)
-    return try about("giving the deleted file its owner and name") { () throws(Errno) in
+    try fill(file.rawValue, entry, &image)
+    try about("giving the deleted file its owner") { () throws(Errno) in
       try syscall(__NR_fchown, Int(file.rawValue), Int(entry.uid), Int(entry.gid))
       try syscall(__NR_fchmod, Int(file.rawValue), Int(entry.mode & 0o7777))
       if let atime = entry.atim, let mtime = entry.mtim {
         var times = (
-          Int64(bitPattern: atime.tvSec), Int64(atime.tvUsec) * 1000, Int64(bitPattern: mtime.tvSec),
-          Int64(mtime.tvUsec) * 1000
+          Int64(bitPattern: atime.tvSec), Int64(bitPattern: atime.tvUsec &* 1000), Int64(bitPattern: mtime.tvSec),
+          Int64(bitPattern: mtime.tvUsec &* 1000)
         )
         try withUnsafeMutablePointer(to: &times) { pointer throws(Errno) in
           _ = try syscall(__NR_utimensat, Int(file.rawValue), 0, Int(bitPattern: pointer), 0)
         }
       }
-      return try reopen("/proc/self/fd/\(file.rawValue)", as: path, O_RDWR)
     }
+    return try reopen("/proc/self/fd/\(file.rawValue)", as: path, O_RDWR)
   }
 
   private static func fill(
-    _ file: Int32, _ entry: GhostFileEntry, _ image: inout ImageReader, _ number: UInt32
+    _ file: Int32, _ entry: GhostFileEntry, _ image: inout ImageReader
   )
     throws(Failure)
   {
-    func write(_ bytes: [UInt8], at offset: Int) throws(Failure) {
-      let n = bytes.withUnsafeBytes {
-        cl_syscall(Int(__NR_pwrite64), Int(file), Int(bitPattern: $0.baseAddress), $0.count, offset, 0, 0)
+    // In parts: an image may claim any length, and have it as a hole.
+    func copy(_ count: Int, at offset: Int) throws(Failure) {
+      for start in stride(from: 0, to: count, by: 1 << 20) {
+        let bytes = try image.bytes(min(1 << 20, count - start))
+        let n = bytes.withUnsafeBytes {
+          cl_syscall(Int(__NR_pwrite64), Int(file), Int(bitPattern: $0.baseAddress), $0.count, offset + start, 0, 0)
+        }
+        if n < 0 { throw Failure("writing the deleted file", Errno(rawValue: Int32(-n))) }
       }
-      if n < 0 { throw Failure("writing the deleted file", Errno(rawValue: Int32(-n))) }
     }
     if entry.chunks == true {
       while let chunk = try image.read(GhostChunkEntry.self) {
-        guard chunk.off <= UInt64(Int.max) - chunk.len else {
-          throw Failure("ghost-file-\(number).img: a chunk at \(chunk.off) of \(chunk.len) bytes is too far")
-        }
-        try write(try image.bytes(Int(chunk.len)), at: Int(chunk.off))
+        try copy(try length(of: chunk, image.file), at: Int(chunk.off))
       }
     } else {
-      try write(try image.bytes(image.size - image.offset), at: 0)
+      try copy(image.size - image.offset, at: 0)
     }
     if let size = entry.size {
       try about("setting the deleted file's size") { () throws(Errno) in

@@ -16,6 +16,8 @@ public final class DumpContext {
   public var memfds: [MemfdInodeEntry] = []
   public var remaps: [RemapFilePathEntry] = []
   public var terminals: [TtyInfoEntry] = []
+  /// Those that this dump has made.
+  public let links = TemporaryLinks()
   var ghosts: [FileTable.Key: UInt32] = [:]
   /// Named pipes that have been recorded, and their pipe_id.
   var fifos: [FileTable.Key: UInt32] = [:]

@@ -28,6 +28,13 @@ public final class DumpedMounts {
     var mount: Mount
     /// What has to stand before the file's path to reach it from here.
     var prefix: String
+    /// The root directory of the namespace; `nil` if it is the tracer's own.
+    var root: Int32?
+
+    /// A path of the namespace, as it is reached from here.
+    func path(_ name: [UInt8]) -> RecordedPath {
+      root.map { RecordedPath(directory: $0, path: Array(name.dropFirst())) } ?? RecordedPath(path: name)
+    }
   }
 
   init() throws(Errno) {
@@ -68,7 +75,7 @@ public final class DumpedMounts {
     if let mount = ownByID[mount] { return Place(namespace: nil, mount: mount, prefix: "") }
     for namespace in table.namespaces {
       if let found = namespaces[namespace.id]?.list.first(where: { $0.id == mount }) {
-        return Place(namespace: namespace, mount: found, prefix: reach([], in: namespace))
+        return Place(namespace: namespace, mount: found, prefix: reach([], in: namespace), root: namespaces[namespace.id]?.root)
       }
     }
     return nil
@@ -122,7 +129,7 @@ extension NamespaceTable {
 
   /// Whether a file that was opened through a mount that is gone, or nobody's, is the one that the tracer finds at the same path.
   func isReached(_ file: DumpedFile) -> Bool {
-    let found = try? fstat(at: AT_FDCWD, file.linkText, followLinks: false)
+    let found = try? fstat(of: file.link)
     return found.map { $0.st_dev == file.stat.st_dev && $0.st_ino == file.stat.st_ino } ?? false
   }
 

@@ -52,9 +52,9 @@ public enum Fifo: FileKind {
       let name = try place(path, reg, restore)
       try prepare(fifo, name, restore)
       let flags = Int32(bitPattern: reg.flags) & ~(O_CREAT | O_EXCL | O_TRUNC)
-      let descriptor = try about("opening it") { () throws(Errno) in
+      let descriptor = try about("opening it") { () throws(Failure) in
         // With O_NONBLOCK a reader does not wait for a writer, should there be none.
-        try Descriptor.open(name, flags | (isReader(reg) ? O_NONBLOCK : 0))
+        try name.open(flags | (isReader(reg) ? O_NONBLOCK : 0))
       }
       try about("setting its size and owner") { () throws(Errno) in
         if restore.kept(key(fifo)) == nil {
@@ -70,13 +70,11 @@ public enum Fifo: FileKind {
   ///
   /// Where the tree has nothing but readers that wait for a first writer, that would be the writer, and they would see a
   /// hang-up when it goes (fs/pipe.c: fifo_open, pipe_poll): so it is left out if nothing needs it.
-  private static func prepare(_ fifo: FifoEntry, _ name: String, _ restore: RestoreContext)
+  private static func prepare(_ fifo: FifoEntry, _ name: RecordedPath, _ restore: RestoreContext)
     throws(Failure)
   {
     guard restore.kept(key(fifo)) == nil, try needsBothEnds(fifo.pipeId, restore) else { return }
-    let both = try about("opening both ends of it") { () throws(Errno) in
-      try Descriptor.open(name, O_RDWR | O_NONBLOCK)
-    }
+    let both = try about("opening both ends of it") { () throws(Failure) in try name.open(O_RDWR | O_NONBLOCK) }
     let status = try about("fstat") { () throws(Errno) in try fstat(at: both.rawValue) }
     guard status.st_mode & S_IFMT == S_IFIFO else { throw Failure("it is no named pipe any more") }
     try about("filling it") { () throws(Errno) in
@@ -90,8 +88,8 @@ public enum Fifo: FileKind {
     restore.keep(both, as: key(fifo))
   }
 
-  /// The path that opens it now.
-  private static func place(_ path: FileEntry, _ reg: RegFileEntry, _ restore: RestoreContext) throws(Failure) -> String {
+  /// What opens it now.
+  private static func place(_ path: FileEntry, _ reg: RegFileEntry, _ restore: RestoreContext) throws(Failure) -> RecordedPath {
     guard let remap = restore.remaps[path.id] else { return try restore.path(of: reg) }
     return try DeletedFile.path(reg, remap, restore)
   }

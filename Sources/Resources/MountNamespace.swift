@@ -120,7 +120,7 @@ extension MntEntry {
   ]
 
   /// The kernel's name of the type.
-  var type: String { Self.types.first { $0.value.rawValue == Int32(fstype) }?.key ?? fsname ?? "" }
+  var type: String { Self.types.first { $0.value.rawValue == Int32(bitPattern: fstype) }?.key ?? fsname ?? "" }
 
   /// The flags of the mount itself.
   var mountFlags: UInt32 { flags & (15 | 256 | 1024 | 2048 | 1 << 21) }

@@ -37,12 +37,12 @@ struct ProcessFile {
     return inner.count > 1 && ["fdinfo", "map_files", "fd"].contains(inner.first) ? "\(subject) (procfs)" : nil
   }
 
-  /// The path by which this process opens a recorded file: the same, but for the numbers of processes.
-  static func path(_ name: [UInt8], _ restore: RestoreContext) throws(Errno) -> String {
-    guard let process = ProcessFile(name), let task = restore.tasks[UInt32(process.pid)] else { return name.text }
-    if task.tracerPID == process.pid { return name.text }
+  /// The path by which this process opens a recorded file: the same, but for the numbers of processes. `ENOENT` for a thread's.
+  static func path(_ name: [UInt8], _ restore: RestoreContext) throws(Errno) -> [UInt8] {
+    guard let process = ProcessFile(name), let task = restore.tasks[UInt32(process.pid)] else { return name }
+    if task.tracerPID == process.pid { return name }
     // Threads have other numbers too, which nobody has noted.
     if process.rest.hasPrefix("/task/") { throw .noSuchFileOrDirectory }
-    return "/proc/\(task.tracerPID)\(process.rest)"
+    return Array("/proc/\(task.tracerPID)\(process.rest)".utf8)
   }
 }

@@ -79,27 +79,38 @@ public enum RegularFile: FileKind {
   }
 
   private static func confirm(_ reg: RegFileEntry, _ restore: RestoreContext) throws(Failure) {
-    let subject = "file \(reg.name.text)"
+    let subject = "file \(reg.name.text) (files.img: \(reg.id))"
     let isInner = restore.mounts.contains(reg.mount)
-    guard let path = isInner ? restore.mounts.outerPath(reg.name, through: reg.mount) : reg.name.text else { return }
+    guard let path = isInner ? restore.mounts.outerPath(reg.name, through: reg.mount) : reg.name else { return }
+    try confirmFolder(of: path, subject, restore)
     let st = try about(subject, advice: "The tree needs it as it was at the dump; put it back.") {
-      () throws(Errno) in
-      try fstat(at: AT_FDCWD, path, followLinks: reg.mode.map { $0 & S_IFMT != S_IFLNK } ?? true)
+      () throws(Errno) in try fstat(of: path)
+    }
+    // Whatever the user accepts: what was a file may be a pipe now, whose open waits, or lead elsewhere.
+    let type = reg.mode.map { $0 & S_IFMT } ?? (st.st_mode & S_IFMT == S_IFLNK ? S_IFREG : st.st_mode & S_IFMT)
+    guard type == st.st_mode & S_IFMT else {
+      throw Failure(
+        "\(subject) is \(st.st_mode & S_IFMT == S_IFLNK ? "a symbolic link now" : "of another type than at the dump")",
+        advice: "The tree needs it as it was; put it back.")
     }
     guard restore.options.validateFiles else { return }
-    if let mode = reg.mode, mode & S_IFMT != st.st_mode & S_IFMT {
-      throw Failure("\(subject) is of another type than at the dump", advice: changedAdvice)
-    }
     guard st.st_mode & S_IFMT == S_IFREG else { return }
     if let size = reg.size, size != UInt64(st.st_size) {
       throw Failure("\(subject) has \(st.st_size) bytes; at the dump it had \(size)", advice: changedAdvice)
     }
     if !reg.buildId.isEmpty {
-      let now = BuildID.read(path: path)
+      let now = BuildID.read(RecordedPath(path: path))
       if now != reg.buildId {
         throw Failure("\(subject) has another build-id than at the dump", advice: changedAdvice)
       }
     }
+  }
+
+  /// The folder must be reached without any symbolic link, as every file in it will be.
+  private static func confirmFolder(of path: [UInt8], _ subject: String, _ restore: RestoreContext) throws(Failure) {
+    let folder = Array(path[..<(path.lastIndex(of: UInt8(ascii: "/")) ?? 0)])
+    guard restore.confirmedFolders.insert(folder).inserted, !folder.isEmpty else { return }
+    _ = try about(subject) { () throws(Failure) in try RecordedPath(path: folder).open(O_PATH) }
   }
 
   private static let changedAdvice =
@@ -108,7 +119,7 @@ public enum RegularFile: FileKind {
   public static func open(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) -> Descriptor {
     let reg = try part(of: entry)
     // What says how to open, without what would change the file.
-    let flags = Int32(bitPattern: reg.flags) & ~(O_CREAT | O_EXCL | O_TRUNC) | O_NOCTTY
+    let flags = Int32(bitPattern: reg.flags) & ~(O_CREAT | O_EXCL | O_TRUNC | O_TMPFILE & ~O_DIRECTORY) | O_NOCTTY
     if let remap = restore.remaps[entry.id] {
       return try about("file \(reg.name.text)") { () throws(Failure) in
         let descriptor = try DeletedFile.open(reg, remap, flags, restore)
@@ -117,13 +128,8 @@ public enum RegularFile: FileKind {
       }
     }
     return try about("file \(reg.name.text)") { () throws(Failure) -> Descriptor in
-      let path = try restore.path(of: reg)
       let isLink = reg.mode.map { $0 & S_IFMT == S_IFLNK } ?? false
-      let descriptor = try about("openat") { () throws(Errno) in
-        // Where the path is not the recorded one, it goes through a mount of the tree's own.
-        let name = path == reg.name.text ? try ProcessFile.path(reg.name, restore) : path
-        return try Descriptor.open(name, flags | (isLink ? O_NOFOLLOW : 0))
-      }
+      let descriptor = try restore.path(of: reg).open(flags | (isLink ? O_NOFOLLOW : 0))
       try finish(descriptor.rawValue, reg)
       return descriptor
     }
@@ -158,11 +164,4 @@ func deviceNumber(_ device: UInt64) -> (major: UInt32, minor: UInt32) {
 extension RegFileEntry {
   /// The mount that it is reached through; -1 if that is not one of the tree's.
   var mount: Int32 { mntId ?? -1 }
-}
-
-extension RestoreContext {
-  /// A path of this process's that leads to where a file is, or was.
-  func path(of reg: RegFileEntry) throws(Failure) -> String {
-    try mounts.path(reg.name, through: reg.mount) ?? reg.name.text
-  }
 }

@@ -19,7 +19,7 @@ public final class RestoreContext {
   public var pipeData: [UInt32: (PipeDataEntry, [UInt8])] = [:]
   public var fifoData: [UInt32: (PipeDataEntry, [UInt8])] = [:]
   /// Temporary names that a dump gave to files without one; removed when the tree is complete.
-  public var linksToRemove: Set<String> = []
+  public let links = TemporaryLinks()
   public var seccomp = SeccompEntry()
   public var sharedMemory = RestoredSharedMemory()
   public var namespaces = RestoredNamespaces()
@@ -45,6 +45,8 @@ public final class RestoreContext {
   private var checked: Set<UInt32> = []
   /// Files that are what the images say: many descriptions may be of the same one.
   var confirmedFiles: Set<RegularFile.Expectation> = []
+  /// Folders of such files that no symbolic link leads to.
+  var confirmedFolders: Set<[UInt8]> = []
   /// Descriptions that have been made, by ID, as descriptors of this process.
   private var opened: [UInt32: Int32] = [:]
   /// Other descriptors to close at the end, such as both ends of a pipe, by whatever its kind calls them.

@@ -195,7 +195,8 @@ public final class RestoredMounts {
       return try about(
         "copying the mount of \(path.text)", advice: "The tree sees it as the machine had it at the dump; mount it again."
       ) { () throws(Errno) in
-        try FileSystem.copy(path.text).release()
+        let place = try Descriptor.open(path, O_PATH | O_NOFOLLOW, resolving: .noLinks)
+        return try FileSystem.copy(at: place.rawValue).release()
       }
     }
     guard let whole = fileSystems[entry.rootDev] else { return nil }
@@ -291,14 +292,14 @@ public final class RestoredMounts {
   // MARK: Files
 
   /// A path that leads to what `name` is in the namespace of a mount, through that very mount; `nil` if the mount is not of the tree.
-  func path(_ name: [UInt8], through mount: Int32) throws(Failure) -> String? {
+  func path(_ name: [UInt8], through mount: Int32) throws(Failure) -> RecordedPath? {
     guard let entry = byID[mount] else { return nil }
     let above = above(name, on: mount)
     let directory = above.map { covered[$0.number] } ?? descriptors[mount]
     guard let directory, let rest = Mount.remainder(of: name, below: above?.mountpoint ?? entry.mountpoint) else {
       throw Failure("\(name.text): the mount of \(entry.type) at \(entry.mountpoint.text) cannot be reached (mount)")
     }
-    return "/proc/self/fd/\(directory)" + (rest.isEmpty ? "" : "/" + rest.text)
+    return RecordedPath(directory: directory, path: rest)
   }
 
   /// The lowest of the mounts that hide a path on another mount.
@@ -308,11 +309,11 @@ public final class RestoredMounts {
   }
 
   /// The same before anything is made: where this tool has the file; `nil` if it will only be there with the file system.
-  func outerPath(_ name: [UInt8], through mount: Int32) -> String? {
+  func outerPath(_ name: [UInt8], through mount: Int32) -> [UInt8]? {
     guard let entry = byID[mount], outer.contains(mount), above(name, on: mount) == nil, let outer = entry.outerPath,
       let rest = Mount.remainder(of: name, below: entry.mountpoint)
     else { return nil }
-    return outer.text + (rest.isEmpty ? "" : "/" + rest.text)
+    return outer + (rest.isEmpty ? [] : [UInt8(ascii: "/")] + rest)
   }
 
   /// Whether a mount is one of the tree's namespaces.

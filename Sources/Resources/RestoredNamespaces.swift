@@ -38,7 +38,8 @@ public struct RestoredNamespaces {
     for task in tasks where !task.isZombie {
       for (name, id) in unsupported {
         if let theirs = id(task.ids), let own = id(restore.namespaces.own), theirs != own {
-          throw Failure("\(task.description): it lived in a namespace of its own (\(name)), which cannot be restored yet")
+          throw Failure(
+            "ids-\(task.pid).img: \(task.description): it lived in a namespace of its own (\(name)), which cannot be restored yet")
         }
       }
     }

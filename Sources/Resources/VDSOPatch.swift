@@ -134,8 +134,9 @@ extension RestoredTask {
       offset += part.upperBound - part.lowerBound
     }
     guard parts.reduce(0, { $0 + $1.range.count }) == range.count else { return nil }
-    return try about("\(description): reading its vDSO") { () throws(Errno) in
-      let file = try Descriptor.open(at: restore.directory.descriptor.rawValue, ImageFile.pages(pagesID).fileName)
+    let image = ImageFile.pages(pagesID)
+    let file = Descriptor(try asFailure { () throws(ImageError) in try restore.directory.open(image) }.rawValue)
+    return try about("\(image.fileName): reading the vDSO of \(description)") { () throws(Errno) in
       var bytes = [UInt8](repeating: 0, count: range.count)
       for (part, offset) in parts {
         let n = bytes.withUnsafeMutableBytes {
@@ -159,12 +160,12 @@ extension RestoredTask {
     let advice = "Restore on the kernel that the tree was dumped on."
     guard let recorded, recorded.withUnsafeBytes({ VDSOPatch(recorded: $0, own: own, at: 0) }) != nil else {
       throw Failure(
-        "\(description): its vDSO is another kernel's, and has functions that this kernel's cannot stand in for (vdso-patch)",
+        "mm-\(pid).img: \(description): its vDSO is another kernel's, and has functions that this kernel's cannot stand in for (vdso-patch)",
         advice: advice)
     }
     for thread in threads where range.contains(thread.entry.threadInfo?.gpregs.ip ?? 0) {
       throw Failure(
-        "\(description): a thread was frozen inside the vDSO, and that was another kernel's (vdso-patch)",
+        "core-\(pid).img: \(description): a thread was frozen inside the vDSO, and that was another kernel's (vdso-patch)",
         advice: advice + " Or dump it again at another moment.")
     }
     foreignVDSO = (range, recorded)

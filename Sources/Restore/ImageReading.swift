@@ -186,8 +186,10 @@ struct LoadedCheckpoint {
     }
     let size = try about("pages-\(task.pagesID).img") { () throws(Errno) -> UInt64 in
       do throws(Errno) {
-        return UInt64(
-          try fstat(at: restore.directory.descriptor.rawValue, ImageFile.pages(task.pagesID).fileName).st_size)
+        let name = ImageFile.pages(task.pagesID).fileName
+        let status = try fstat(at: restore.directory.descriptor.rawValue, name, followLinks: false)
+        guard status.st_mode & S_IFMT == S_IFREG else { throw .tooManySymbolicLinkLevels }
+        return UInt64(status.st_size)
       } catch {
         guard error == .noSuchFileOrDirectory else { throw error }
         return 0

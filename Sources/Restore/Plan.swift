@@ -41,7 +41,14 @@ public struct Plan {
 
   /// Reads the images and plans their restore. Nothing is changed.
   public init(_ options: RestoreOptions, images: String) throws(Failure) {
-    let checkpoint = try LoadedCheckpoint(options, images: images)
+    do throws(Failure) {
+      self = try Plan(of: try LoadedCheckpoint(options, images: images), options)
+    } catch {
+      throw error.advised("Nothing was made. The images are damaged, or not of this program's making; dump again.")
+    }
+  }
+
+  private init(of checkpoint: LoadedCheckpoint, _ options: RestoreOptions) throws(Failure) {
     restore = checkpoint.restore
     tasks = checkpoint.tasks
     threadCores = checkpoint.threadCores
@@ -75,8 +82,12 @@ public struct Plan {
 
   /// The steps that make the tree of the images again, whatever else in them cannot be restored.
   public static func schedule(_ options: RestoreOptions, images: String) throws(Failure) -> ForkSchedule {
-    let tree = try RecordedTree(try LoadedCheckpoint(options, images: images))
-    return try schedule(tree, Levels(tree, options), options)
+    do throws(Failure) {
+      let tree = try RecordedTree(try LoadedCheckpoint(options, images: images))
+      return try schedule(tree, Levels(tree, options), options)
+    } catch {
+      throw error.advised("The images are damaged, or not of this program's making; dump again.")
+    }
   }
 
   private static func schedule(_ tree: RecordedTree, _ levels: Levels, _ options: RestoreOptions) throws(Failure)
@@ -85,7 +96,7 @@ public struct Plan {
     // The kernel takes MAX_PID_NS_LEVEL numbers (kernel/fork.c: copy_clone_args_from_user), one less than tasks can have.
     if options.pidMethod != .nsLastPID, let deep = tree.tasks.first(where: { $0.pids.count - levels.outermostNamed > 32 }) {
       throw Failure(
-        "task \(deep.pids.map(\.description).joined(separator: "/")) has PIDs at \(deep.pids.count) levels; clone3 can choose 32",
+        "pstree.img: task \(deep.pids.map(\.description).joined(separator: "/")) has PIDs at \(deep.pids.count) levels; clone3 can choose 32",
         advice: "Restore with --pid-method ns-last-pid, or inside one of its PID namespaces.")
     }
     do throws(ScheduleError) {
@@ -95,7 +106,7 @@ public struct Plan {
           shellJob: options.shellJob, outermostNamedLevel: levels.outermostNamed,
           newPIDNamespace: options.newPIDNamespace))
     } catch {
-      throw Failure("the tree cannot be made again: \(error.description(in: tree))", advice: error.advice)
+      throw Failure("pstree.img: the tree cannot be made again: \(error.description(in: tree))", advice: error.advice)
     }
   }
 
@@ -105,7 +116,7 @@ public struct Plan {
     for (task, cores) in zip(tasks, cores) where !task.isZombie {
       guard memories.insert(task.ids.vmId).inserted else {
         throw Failure(
-          "task \(task.pid) shares its memory with another process, which is not supported yet (clone-vm)")
+          "ids-\(task.pid).img: task \(task.pid) shares its memory with another process, which is not supported yet (clone-vm)")
       }
       try AddressSpace.check(task, restore)
       try DescriptorTable.check(task, restore)
@@ -138,7 +149,7 @@ public struct Plan {
     }
     guard candidate + size < 0x7000_0000_0000 else {
       throw Failure(
-        "the tasks' memory leaves no common gap of \(size) bytes below 0x700000000000 for the executors")
+        "mm-\(tasks[0].pid).img and others: the tasks' memory leaves no common gap of \(size) bytes below 0x700000000000 for the executors")
     }
     return candidate
   }

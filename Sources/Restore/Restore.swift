@@ -58,7 +58,7 @@ public enum Restore {
       construction.destroy()
       throw error.advised("Nothing of the tree is left behind; when the cause is removed, restore again.")
     }
-    for path in plan.restore.linksToRemove { unlink(path) }
+    plan.restore.links.remove()
     statistics.restoreTime = UInt32(clamping: (nanoseconds() - begin) / 1000)
     statistics.pagesRestored = plan.tasks.reduce(0) { sum, task in
       sum + task.pages.reduce(0) { $0 + ($1.range.upperBound - $1.range.lowerBound) / UInt64(pageSize) }

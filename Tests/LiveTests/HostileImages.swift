@@ -1,0 +1,96 @@
+import Checkpoint
+import Glibc
+import SystemPackage
+import Testing
+
+extension Live {
+  /// Images that say what no dump writes. Those that scripts/fuzz found ended in a trap.
+  @Suite struct HostileImages {
+    /// Dumps a program, has `change` spoil its images, and expects a refusal that says which of them is wrong and leaves nothing.
+    private func refuse(_ program: String, _ words: String..., change: (borrowing ImageDirectory, Job) throws -> Void) throws {
+      try LiveProgram(name: program).run { job in
+        try job.dump()
+        let copy = job.path("whole")
+        mkdir(copy, 0o700)
+        for name in Files.names(job.images) { try Files.write(Files.bytes("\(job.images)/\(name)") ?? [], to: "\(copy)/\(name)") }
+        try change(ImageDirectory(opening: FilePath(job.images)), job)
+        let outcome = try job.tryRestore(["--no-verify"])
+        #expect(outcome.code == 1, "\(outcome)")
+        for word in words { #expect(outcome.errors.contains(word), "\(word) is not in: \(outcome.errors)") }
+        #expect(outcome.errors.split(separator: "\n").count == 2, "\(outcome.errors)")
+        try job.expectNothingLeft()
+        let restored = try job.tryRestore(from: copy)
+        #expect(restored.code == 0, "\(restored.errors)")
+      }
+    }
+
+    private func alter<Message: ImageMessage>(
+      _ file: ImageFile, of folder: borrowing ImageDirectory, _ change: (inout [Message]) -> Void
+    ) throws {
+      var messages = try folder.readAll(Message.self, from: file)
+      change(&messages)
+      var buffer = ImageBuffer()
+      try folder.write(messages, to: file, using: &buffer)
+    }
+
+    /// Numbers of images of the kind "mountpoints-".
+    private func number(_ stem: String, in folder: String) throws -> UInt32 {
+      let name = try #require(Files.names(folder).first { $0.hasPrefix(stem) })
+      return try #require(UInt32(name.dropFirst(stem.count).prefix { $0.isNumber }))
+    }
+
+    @Test func fileSystemOfAnUnheardOfType() throws {
+      try refuse("ns_mnt", "mountpoints-", "(mount)") { folder, job in
+        try alter(.mountpoints(try number("mountpoints-", in: job.images)), of: folder) { (mounts: inout [MntEntry]) in
+          mounts[mounts.count - 1].fstype = .max
+          mounts[mounts.count - 1].isOuter = false
+        }
+      }
+    }
+
+    @Test func sharedMemoryThatReachesBeyondAllFiles() throws {
+      try refuse("map_shared_anon", "mm-", "pgoff") { folder, job in
+        try alter(.mm(UInt32(job.pid)), of: folder) { (memory: inout [MmEntry]) in
+          for i in memory[0].vmas.indices where memory[0].vmas[i].status & 1 << 8 != 0 { memory[0].vmas[i].pgoff = .max - 4095 }
+        }
+      }
+    }
+
+    @Test func ghostWithAChunkOfNegativeLength() throws {
+      try refuse("ghost_file", "ghost-file-") { folder, job in
+        let ghost = ImageFile.ghostFile(try number("ghost-file-", in: job.images))
+        var reader = try ImageReader(ghost, in: folder)
+        let head = try #require(try reader.next(GhostFileEntry.self))
+        var writer = try ImageWriter(ghost, in: folder)
+        try writer.append(head)
+        var chunk = GhostChunkEntry()
+        (chunk.off, chunk.len) = (4096, .max)
+        try writer.append(chunk)
+        _ = try writer.finish()
+      }
+    }
+
+    /// A restore takes away the names that the dump gave to files without one; an image cannot have it take away any other.
+    @Test func nameThatIsNotADumpsOwn() throws {
+      try LiveProgram(name: "ghost_linked").run { job in
+        try job.dump()
+        let folder = try ImageDirectory(opening: FilePath(job.images))
+        let precious = job.path("precious")
+        let remaps = try folder.readAll(RemapFilePathEntry.self, from: .remapFilePath)
+        var files = try folder.readAll(FileEntry.self, from: .files)
+        let at = try #require(files.firstIndex { $0.id == remaps[0].remapId })
+        let given = String(decoding: try #require(files[at].reg).name, as: UTF8.self)
+        #expect(Files.exists(given))
+        #expect(link(given, precious) == 0)
+        files[at].reg?.name = Array(precious.utf8)
+        var buffer = ImageBuffer()
+        try folder.write(files, to: .files, using: &buffer)
+        try job.restore("--no-verify")
+        #expect(Files.exists(precious))
+        // The program counts its file's links.
+        unlink(precious)
+        unlink(given)
+      }
+    }
+  }
+}
