@@ -23,9 +23,40 @@ public enum Guarded {
       _ = cl_syscall(Int(__NR_prctl), 1 /* PR_SET_PDEATHSIG */, Int(SIGTERM), 0, 0, 0, 0)
       // It may have died before that.
       if getppid() != parent { exit(1) }
-      exit(work())
+      exit(onThread(work))
     }
     return watch(child)
+  }
+
+  /// Runs `work` on a thread that was made for it, and waits.
+  ///
+  /// Swift's locks hold the TID of their owner, which each thread asks for once. A forked thread goes on with its parent's, and two
+  /// threads that meet at such a lock would wait for a process that does not know of it.
+  private static func onThread(_ work: () -> Int32) -> Int32 {
+    withoutActuallyEscaping(work) { work in
+      let desk = Desk(work)
+      var thread = pthread_t()
+      let result = pthread_create(
+        &thread, nil,
+        { context in
+          if let context { Unmanaged<Desk>.fromOpaque(context).takeUnretainedValue().perform() }
+          return nil
+        }, Unmanaged.passUnretained(desk).toOpaque())
+      if result != 0 { return work() }
+      // Signals are that thread's.
+      hold((1...64).map { $0 })
+      pthread_join(thread, nil)
+      return desk.result
+    }
+  }
+
+  private final class Desk: @unchecked Sendable {
+    private let work: () -> Int32
+    private(set) var result: Int32 = 1
+
+    init(_ work: @escaping () -> Int32) { self.work = work }
+
+    func perform() { result = work() }
   }
 
   /// Whether a signal that asks to stop has come: its number.

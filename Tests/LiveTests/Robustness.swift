@@ -39,6 +39,17 @@ extension Live {
       }
     }
 
+    /// The tool's threads meet at locks (Linux/Guarded): many tasks, many times.
+    @Test func aLargeTreeIsDumpedAgainAndAgain() throws {
+      try LiveProgram(name: "many_children").run { job in
+        for round in 0..<40 {
+          let outcome = try job.tryDump(["--leave-running"], to: job.path("round-\(round)"))
+          #expect(outcome.code == 0, "round \(round): \(outcome.errors)")
+          Files.remove(job.path("round-\(round)"))
+        }
+      }
+    }
+
     /// SIGKILL at random moments, of the tool and of the process that works for it: scripts/kill-sweep, which says what it looks at.
     @Test(.timeLimit(.minutes(5)), arguments: [["dump", "50"], ["dump", "50", "--worker"], ["restore", "50"]])
     func killedAtRandom(_ arguments: [String]) throws {

@@ -56,7 +56,7 @@ final class RoundTrip {
     folder = try TemporaryDirectory()
     var options = DumpOptions()
     options.shellJob = shellJob
-    let dump = DumpContext(options: options, directory: try ImageDirectory(creating: FilePath(folder.path)))
+    let dump = try DumpContext(options: options, directory: try ImageDirectory(creating: FilePath(folder.path)))
     dump.processes = processes
     ids = try descriptors.map {
       let file = try dumped($0)
