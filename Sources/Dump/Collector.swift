@@ -12,7 +12,7 @@ struct Collector {
   let dump: DumpContext
   private let sharedTables: Set<UInt32>
   private var seccomp = SeccompFilters()
-  private let deadManSwitch: DeadManSwitch
+  let deadManSwitch: DeadManSwitch
   private var saidGuards = false
   /// What was asked of each thread, until the answers are there.
   private var questions: [ObjectIdentifier: [(any TaskState)]] = [:]
@@ -34,7 +34,7 @@ struct Collector {
   mutating func collect(_ tasks: [DumpedTask]) throws(Failure) {
     for task in tasks { try collectFromOutside(task) }
     // Each of these lets all tasks run before it waits for the first.
-    for task in tasks { try task.process?.beginOpen(calls: task.unknownFlags) }
+    for task in tasks { try task.process?.beginOpen(calls: task.unknownFlags, copy: dump.options.snapshot) }
     for task in tasks { try task.process?.advanceOpen() }
     for task in tasks { try ask(task) }
     for task in tasks { try take(task) }
@@ -103,12 +103,17 @@ struct Collector {
 
   // MARK: Memory
 
-  /// What memory tasks have to write: its pages, and the images that they go to. Parents come before their children.
-  mutating func scanMemory(_ tasks: [DumpedTask], byPID: [Int32: DumpedTask]) throws(Failure)
-    -> (pages: [Int32: (id: UInt32, pages: Pages)], transfers: [MemoryTransfer])
-  {
-    var part: [Int32: (id: UInt32, pages: Pages)] = [:]
-    var transfers: [MemoryTransfer] = []
+  /// The pages of a task that are to be written, and the N of their image.
+  struct Memory {
+    var task: DumpedTask
+    var process: TracedProcess
+    var id: UInt32
+    var pages: Pages
+  }
+
+  /// Finds the pages of tasks. Parents come before their children.
+  mutating func scanMemory(_ tasks: [DumpedTask], byPID: [Int32: DumpedTask]) throws(Failure) -> [Memory] {
+    var list: [Memory] = []
     for task in tasks where !task.isZombie {
       guard let process = task.process else { continue }
       let pagemap = try about(
@@ -127,18 +132,33 @@ struct Collector {
       task.memory.vmas += pages.guardEntries
       let id = dump.number("pages")
       written[task.pid] = (id, pages)
-      part[task.pid] = (id, pages)
+      list.append(Memory(task: task, process: process, id: id, pages: pages))
       dump.statistics.pagesScanned += pages.scanned
       dump.statistics.pagesWritten += pages.pageCount
-      let file = try asFailure { () throws(ImageError) in try dump.directory.create(.pages(id)) }
-      let descriptor = Descriptor(file.rawValue)
-      if pages.ranges.isEmpty { continue }
-      transfers.append(
-        MemoryTransfer(task, process, pages, to: descriptor, sharesTable: sharedTables.contains(task.ids.filesId)))
     }
-    return (part, transfers)
+    return list
+  }
+
+  /// The writing of memory by the tasks themselves.
+  func transfers(_ memory: [Memory]) throws(Failure) -> [MemoryTransfer] {
+    var transfers: [MemoryTransfer] = []
+    for part in memory {
+      let file = try dump.createPages(part.id)
+      if part.pages.ranges.isEmpty { continue }
+      transfers.append(
+        MemoryTransfer(
+          part.task, part.process, part.pages, to: file, sharesTable: sharedTables.contains(part.task.ids.filesId)))
+    }
+    return transfers
   }
 
   /// Lets go of what no child will be compared with.
   mutating func forget(_ task: DumpedTask) { written[task.pid] = nil }
+}
+
+extension DumpContext {
+  /// A new image for pages.
+  func createPages(_ id: UInt32) throws(Failure) -> Descriptor {
+    Descriptor(try asFailure { () throws(ImageError) in try directory.create(.pages(id)).rawValue })
+  }
 }

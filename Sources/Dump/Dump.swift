@@ -52,16 +52,26 @@ public enum Dump {
       throw error
     }
 
+    let snapshot = options.snapshot ? Snapshot(dump) : nil
     do throws(Failure) {
-      try write(survey, dump, companion)
+      let images = ImageSet(dump, survey.tasks, survey.pidNamespaces)
+      try write(survey, images, snapshot, dump, companion)
+      if let snapshot {
+        letGo(survey.tasks, &freezer)
+        dump.statistics.frozenTime = UInt32(clamping: (nanoseconds() - frozen) / 1000)
+        try snapshot.write()
+      }
+      try images.finish()
     } catch {
-      for task in survey.tasks { task.process?.close() }
-      freezer.release()
+      letGo(survey.tasks, &freezer)
+      snapshot?.end()
       dump.links.remove()
       throw error
     }
-    try release(survey.tasks, &freezer, options)
-    dump.statistics.frozenTime = UInt32(clamping: (nanoseconds() - frozen) / 1000)
+    if !options.snapshot {
+      try release(survey.tasks, &freezer, options)
+      dump.statistics.frozenTime = UInt32(clamping: (nanoseconds() - frozen) / 1000)
+    }
     writeStatistics(dump)
     return (dump.statistics, dump.warnings)
   }
@@ -98,9 +108,12 @@ public enum Dump {
 
   /// Collects and writes some tasks after the other, so that what is known of all of them never has to be held at once. While tasks
   /// write their memory, the companion writes what is known of them, and the tracer looks at the next ones.
-  private static func write(_ survey: Survey, _ dump: DumpContext, _ companion: Companion) throws(Failure) {
+  ///
+  /// With `--snapshot` the memory of most is yet to be written when this returns.
+  private static func write(
+    _ survey: Survey, _ images: ImageSet, _ snapshot: Snapshot?, _ dump: DumpContext, _ companion: Companion
+  ) throws(Failure) {
     let tasks = survey.tasks
-    let images = ImageSet(dump, tasks, survey.pidNamespaces)
     try images.assignIDs()
     if let root = tasks.first, root.rootLevel > 0 {
       for task in tasks {
@@ -113,6 +126,7 @@ public enum Dump {
     for task in tasks { task.hasChildren = parents.contains(task.pid) }
     let tables = Dictionary(grouping: tasks.filter { !$0.isZombie }, by: \.ids.filesId)
     var collector = try Collector(dump, sharedTables: Set(tables.filter { $0.value.count > 1 }.keys))
+    snapshot?.deadManSwitch = collector.deadManSwitch
     let batches = stride(from: 0, to: tasks.count, by: batchSize).map { Array(tasks[$0..<min($0 + batchSize, tasks.count)]) }
     if let first = batches.first { try record(first, dump) }
     for (i, batch) in batches.enumerated() {
@@ -120,14 +134,16 @@ public enum Dump {
       try Interruption.check()
       let begin = nanoseconds()
       let memory = try collector.scanMemory(batch, byPID: images.byPID)
-      try MemoryTransfer.begin(memory.transfers)
-      companion.start { () throws(Failure) in try images.write(batch, memory.pages) }
+      let left = try snapshot?.take(memory) ?? memory
+      let transfers = try collector.transfers(left)
+      try MemoryTransfer.begin(transfers)
+      companion.start { () throws(Failure) in try images.write(batch, memory) }
       var failure: Failure?
       do throws(Failure) {
         if i + 1 < batches.count { try record(batches[i + 1], dump) }
-        try MemoryTransfer.finish(memory.transfers)
+        try MemoryTransfer.finish(transfers)
       } catch {
-        MemoryTransfer.end(memory.transfers)
+        MemoryTransfer.end(transfers)
         failure = error
       }
       dump.statistics.memwriteTime += UInt32(clamping: (nanoseconds() - begin) / 1000)
@@ -144,6 +160,12 @@ public enum Dump {
     dump.statistics.memdumpTime = dump.statistics.memwriteTime
     try Interruption.check()
     try images.writeTree(seccomp: collector.seccompImage)
+  }
+
+  /// The tasks run on, as they were found.
+  private static func letGo(_ tasks: [DumpedTask], _ freezer: inout Freezer) {
+    for task in tasks { task.process?.close() }
+    freezer.release()
   }
 
   private static let batchSize = 64

@@ -39,7 +39,8 @@ final class ImageSet {
   }
 
   /// Everything of some tasks but their memory.
-  func write(_ part: [DumpedTask], _ memory: [Int32: (id: UInt32, pages: Pages)]) throws(Failure) {
+  func write(_ part: [DumpedTask], _ memory: [Collector.Memory]) throws(Failure) {
+    let memory = Dictionary(memory.map { ($0.task.pid, ($0.id, $0.pages)) }, uniquingKeysWith: { first, _ in first })
     for task in part {
       try write(task)
       guard let (id, pages) = memory[task.pid] else { continue }
@@ -84,7 +85,7 @@ final class ImageSet {
     }
   }
 
-  /// What belongs to the tree as a whole, and then the inventory, which makes it a checkpoint.
+  /// What belongs to the tree as a whole.
   func writeTree(seccomp: SeccompEntry) throws(Failure) {
     try RecordedTree(tasks, namespaces).check(dump.options)
     let pids = Dictionary(tasks.map { ($0.pid, $0.imagePID) }, uniquingKeysWith: { first, _ in first })
@@ -112,6 +113,10 @@ final class ImageSet {
     try write(dump.pipeData, to: .pipesData)
     if !dump.fifoData.isEmpty { try write(dump.fifoData, to: .fifoData) }
     try write(Self.clocks(), to: .timens(0))
+  }
+
+  /// The inventory, which makes it a checkpoint.
+  func finish() throws(Failure) {
     var inventory = InventoryEntry()
     inventory.imgVersion = 2
     inventory.fdinfoPerId = true

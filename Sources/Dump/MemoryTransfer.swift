@@ -13,7 +13,9 @@ import Tracee
 /// task cannot do that (no free descriptor, RLIMIT_FSIZE, a descriptor table that another process has too), the tracer copies.
 final class MemoryTransfer {
   private let task: DumpedTask
-  private let process: TracedProcess
+  /// Who writes: the task, or its copy; and its PID.
+  private let process: any ProgramRunner
+  private let writer: Int32
   private let file: Descriptor
   /// What is still to be written, in pieces.
   private var pieces: ArraySlice<Pages.Placed>
@@ -23,24 +25,44 @@ final class MemoryTransfer {
   private var running: SyscallProgram?
   /// The call of the running program by which the task opens the image, and whether it closes it again.
   private var opening: (call: SyscallProgram.Call, closes: Bool)?
-  private let sharesTable: Bool
-  private var canBeHelped = false
+  private let mustCopy: Bool
+  private var canBeHelped: Bool
   private let free: [Int32]
 
   private static let pieceBytes: UInt64 = 2 << 20
   private static let programBytes: UInt64 = 32 << 20
 
-  /// `sharesTable`: another process of the tree has the same descriptor table.
+  /// By the task itself. `sharesTable`: another process of the tree has the same descriptor table.
   init(
     _ task: DumpedTask, _ process: TracedProcess, _ pages: Pages, to file: consuming Descriptor, sharesTable: Bool
   ) {
-    self.sharesTable = sharesTable
     self.task = task
     self.process = process
+    writer = task.pid
     self.file = file
     all = pages
     pieces = Self.cut(pages.accessible)[...]
-    free = Self.freeNumbers(3, task)
+    mustCopy = sharesTable || Self.hasFileLimit(task)
+    free = Self.freeNumbers(3, besides: task.descriptors.map(\.number))
+    canBeHelped = !pages.isShared && !task.hasChildren
+  }
+
+  /// By a copy of the task, which has no descriptors.
+  init(_ task: DumpedTask, _ copy: TaskCopy, _ pages: Pages, to file: consuming Descriptor, hasFileLimit: Bool) {
+    self.task = task
+    process = copy
+    writer = copy.pid
+    self.file = file
+    all = pages
+    pieces = Self.cut(pages.accessible)[...]
+    mustCopy = hasFileLimit
+    free = Self.freeNumbers(3, besides: [])
+    canBeHelped = false
+  }
+
+  /// Whether the size of files that it writes is limited: it would be sent SIGXFSZ.
+  static func hasFileLimit(_ task: DumpedTask) -> Bool {
+    (task.threads[0].core.tc?.rlimits?.rlimits.dropFirst().first?.cur).map { $0 != UInt64.max } ?? false
   }
 
   /// Sets all tasks going. When this throws, none is any more.
@@ -88,11 +110,9 @@ final class MemoryTransfer {
 
   /// Has the task open the image and write its first pieces; or gives it the image; or copies for it.
   private func begin() throws(Failure) {
-    guard let slot = process.area?.slots.first else { return }
-    let limited =
-      (task.threads[0].core.tc?.rlimits?.rlimits.dropFirst().first?.cur).map { $0 != UInt64.max } ?? false
-    if limited || sharesTable { return try copyAll() }
-    try Self.copy(all.inaccessible, of: task, to: file.rawValue)
+    guard let slot = process.programSlot else { return }
+    if mustCopy { return try copyAll() }
+    try copy(all.inaccessible)
     // What to close if the tracer dies: the lowest free numbers, which the task's next descriptors will have.
     slot.setCleanup(free.map { (__NR_close, UInt64($0)) })
     if task.seesTracer, all.inaccessible.isEmpty { openFromInside(slot) } else { try give(slot) }
@@ -100,7 +120,7 @@ final class MemoryTransfer {
 
   private func copyAll() throws(Failure) {
     pieces = []
-    try Self.copy(all.placed, of: task, to: file.rawValue)
+    try copy(all.placed)
   }
 
   /// Starts a program that opens the image, writes pieces, and closes it if no others are left.
@@ -139,7 +159,7 @@ final class MemoryTransfer {
       return try copyAll()
     }
     do throws(Failure) {
-      received = [try Self.send(file, over: socket, slot, process, task), socket.0, socket.1]
+      received = [try send(socket, slot), socket.0, socket.1]
     } catch {
       try Self.close(free, slot, process)
       throw error
@@ -158,7 +178,7 @@ final class MemoryTransfer {
 
   /// Sets the task going on the next pieces, if there are any.
   private func startNext() throws(Failure) {
-    guard running == nil, !pieces.isEmpty, let slot = process.area?.slots.first, let image = received.first else { return }
+    guard running == nil, !pieces.isEmpty, let slot = process.programSlot, let image = received.first else { return }
     let part = nextPart()
     var sequence = ProgramSequence(slot)
     Pages.write(part, to: Argument(image), &sequence)
@@ -175,7 +195,7 @@ final class MemoryTransfer {
   }
 
   private func finishRunning() throws(Failure) {
-    guard let program = running, let slot = process.area?.slots.first else { return }
+    guard let program = running, let slot = process.programSlot else { return }
     running = nil
     let opening = self.opening
     self.opening = nil
@@ -197,8 +217,8 @@ final class MemoryTransfer {
   /// Whether the tracer may read its memory meanwhile: `process_vm_readv` copies a page that relatives share, for the task's own
   /// (mm/gup.c: gup_must_unshare), and the program would need more memory than before.
   private func prepareHelp() {
-    guard all.byteCount > Self.pieceBytes, !all.isShared, !task.hasChildren else { return }
-    canBeHelped = ImageWindow.prepare(file.rawValue, length: all.byteCount)
+    guard canBeHelped else { return }
+    canBeHelped = all.byteCount > Self.pieceBytes && ImageWindow.prepare(file.rawValue, length: all.byteCount)
   }
 
   /// Writes the last pieces while the task is busy with others.
@@ -213,7 +233,7 @@ final class MemoryTransfer {
         return true
       }.prefix(1024)
       // What it cannot write, such as for want of room, is left to the task, which says why.
-      guard ImageWindow.copy(part.reversed(), of: task.pid, to: file.rawValue) else { return }
+      guard ImageWindow.copy(part.reversed(), of: writer, to: file.rawValue) else { return }
       pieces = pieces.dropLast(part.count)
     }
   }
@@ -226,7 +246,7 @@ final class MemoryTransfer {
       do throws(Failure) { try process.finish(program) } catch {}  // another failure is told
       if opening != nil { received = free }
     }
-    guard !received.isEmpty, let slot = process.area?.slots.first else { return }
+    guard !received.isEmpty, let slot = process.programSlot else { return }
     try Self.close(free, slot, process)
     received = []
   }
@@ -242,7 +262,7 @@ final class MemoryTransfer {
   }
 
   /// Whatever the task has got of these goes; none of them was in use.
-  private static func close(_ descriptors: [Int32], _ slot: Slot, _ process: TracedProcess) throws(Failure) {
+  private static func close(_ descriptors: [Int32], _ slot: Slot, _ process: any ProgramRunner) throws(Failure) {
     var program = SyscallProgram(for: slot)
     for fd in descriptors { program.call(__NR_close, Argument(fd), mayFail: true) }
     try process.run(program)
@@ -264,7 +284,7 @@ final class MemoryTransfer {
   }
 
   /// `nil` if the task has no room for two more descriptors.
-  private static func openSocket(_ slot: Slot, _ process: TracedProcess) throws(Failure) -> (Int32, Int32)? {
+  private static func openSocket(_ slot: Slot, _ process: any ProgramRunner) throws(Failure) -> (Int32, Int32)? {
     var program = SyscallProgram(for: slot)
     let ends = program.reserve(8)
     let made = program.call(
@@ -276,12 +296,9 @@ final class MemoryTransfer {
   }
 
   /// Sends a descriptor to the task (man 7 unix, SCM_RIGHTS); its number there.
-  private static func send(
-    _ file: borrowing Descriptor, over socket: (Int32, Int32), _ slot: Slot, _ process: TracedProcess,
-    _ task: DumpedTask
-  ) throws(Failure) -> Int32 {
+  private func send(_ socket: (Int32, Int32), _ slot: Slot) throws(Failure) -> Int32 {
     try about("\(task.description): sending it the image file") { () throws(Errno) in
-      let pidfd = try pidfdOpen(task.pid)
+      let pidfd = try pidfdOpen(writer)
       let end = try pidfdGetfd(pidfd.rawValue, socket.1)
       try sendDescriptor(file.rawValue, over: end.rawValue)
     }
@@ -300,24 +317,24 @@ final class MemoryTransfer {
     return slot.bytes(control).loadUnaligned(fromByteOffset: 16, as: Int32.self)
   }
 
-  private static func freeNumbers(_ count: Int, _ task: DumpedTask) -> [Int32] {
-    let used = Set(task.descriptors.map(\.number))
-    var numbers: [Int32] = []
+  private static func freeNumbers(_ count: Int, besides numbers: [Int32]) -> [Int32] {
+    let used = Set(numbers)
+    var free: [Int32] = []
     var next: Int32 = 0
-    while numbers.count < count {
-      if !used.contains(next) { numbers.append(next) }
+    while free.count < count {
+      if !used.contains(next) { free.append(next) }
       next += 1
     }
-    return numbers
+    return free
   }
 
   /// The slow way: through a buffer of the tracer (man 5 proc_pid_mem, which asks for no access rights).
-  static func copy(_ parts: [Pages.Placed], of task: DumpedTask, to file: Int32) throws(Failure) {
+  private func copy(_ parts: [Pages.Placed]) throws(Failure) {
     if parts.isEmpty { return }
     let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 1 << 20, alignment: 4096)
     defer { buffer.deallocate() }
     try about("\(task.description): copying its memory") { () throws(Errno) in
-      let memory = try task.directory.open("mem")
+      let memory = try Descriptor.open("/proc/\(writer)/mem")
       for (range, offset) in parts {
         var done = 0
         while done < range.count {
@@ -328,7 +345,7 @@ final class MemoryTransfer {
           var written = 0
           while written < n {
             written += try syscall(
-              __NR_pwrite64, Int(file), Int(bitPattern: buffer.baseAddress) + written, n - written,
+              __NR_pwrite64, Int(file.rawValue), Int(bitPattern: buffer.baseAddress) + written, n - written,
               Int(offset) + done + written)
           }
           done += n

@@ -79,6 +79,8 @@ public struct DumpOptions: Sendable {
   public var pid: Int32 = 0
   public var leaveRunning = false
   public var leaveStopped = false
+  /// With `leaveRunning`: copies of the tasks write the memory, while the tasks run on.
+  public var snapshot = false
   public var shellJob = false
   /// Bytes of the largest deleted file whose content is kept.
   public var ghostLimit: UInt64 = 1 << 20

@@ -49,7 +49,7 @@ public final class DumpedMounts {
 
   private static func read(_ proc: Int32) throws(Errno) -> [Mount] {
     let buffer = ReadBuffer()
-    let file = try Descriptor.open(at: proc, "self/mountinfo")
+    let file = try Descriptor.open(at: proc, "thread-self/mountinfo")
     return try withExtendedLifetime(buffer) { () throws(Errno) in Mount.parse(try buffer.readAll(file.rawValue)) }
   }
 

@@ -121,7 +121,7 @@ public final class RestoredMounts {
   private func list() throws(Failure) -> [Mount] {
     let buffer = ReadBuffer()
     return try about("reading its mounts") { () throws(Errno) in
-      let file = try Descriptor.open(at: proc.rawValue, "self/mountinfo")
+      let file = try Descriptor.open(at: proc.rawValue, "thread-self/mountinfo")
       return try withExtendedLifetime(buffer) { () throws(Errno) in Mount.parse(try buffer.readAll(file.rawValue)) }
     }
   }

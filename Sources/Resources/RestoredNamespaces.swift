@@ -69,7 +69,7 @@ public struct RestoredNamespaces {
     if restore.namespaces.areNone { return }
     for (i, kind) in namespaceKinds.enumerated() {
       restore.namespaces.descriptors[Key(kind: i, id: 0)] = try about("its own namespace") { () throws(Errno) in
-        try Descriptor.open("/proc/self/ns/\(kind.name)").release()
+        try Descriptor.open("/proc/thread-self/ns/\(kind.name)").release()
       }
     }
   }

@@ -15,7 +15,7 @@ enum Visit {
   static func makeNew(_ kind: any NamespaceKind.Type, _ body: () throws(Failure) -> Void) throws(Failure) -> Descriptor {
     try run(kind.flag, { () throws(Errno) in try syscall(__NR_unshare, Int(kind.flag)) }) { () throws(Failure) in
       let descriptor = try about("opening it") { () throws(Errno) in
-        try Descriptor.open("/proc/self/ns/\(kind.name)")
+        try Descriptor.open("/proc/thread-self/ns/\(kind.name)")
       }
       try body()
       return descriptor
@@ -54,7 +54,7 @@ private struct Home: ~Copyable {
       case CLONE_NEWIPC: "ipc"
       default: "mnt"
       }
-    let namespace = try Descriptor.open("/proc/self/ns/" + name)
+    let namespace = try Descriptor.open("/proc/thread-self/ns/" + name)
     let root = try Descriptor.open("/", O_PATH | O_DIRECTORY)
     let directory = try Descriptor.open(".", O_PATH | O_DIRECTORY)
     return Home(flag: flag, namespace: namespace, root: root, directory: directory)

@@ -15,7 +15,7 @@ public final class TracedProcess {
   private var sizes: [Int] = []
   /// The call that maps the area was begun.
   private var isOpening = false
-  private let vdso: UInt64
+  public let vdso: UInt64
   private let syscallInstruction: UInt64
   private var foothold: Foothold?
   /// Threads whose executor was started.
@@ -35,6 +35,9 @@ public final class TracedProcess {
   /// Bytes of a thread's slot: the leader's programs are the larger ones.
   private static let leaderSlot = 16 * pageSize
   private static let threadSlot = 2 * pageSize
+  /// Of the slot for a copy, behind those of the threads.
+  private static let copySlot = 16 * pageSize
+  private var hasCopySlot = false
 
   /// Maps an area into the process and here. The leader's slot has room for so many calls more than every leader makes.
   public func open(_ deadManSwitch: DeadManSwitch, calls: Int = 0) throws(Failure) {
@@ -43,8 +46,11 @@ public final class TracedProcess {
   }
 
   /// The first part of ``open(_:calls:)``, which many processes can go through at the same time: begin all, advance all, finish all.
-  public func beginOpen(calls: Int = 0) throws(Failure) {
+  /// With `copy` there is room for a ``TaskCopy``'s executor.
+  public func beginOpen(calls: Int = 0, copy: Bool = false) throws(Failure) {
     sizes = threads.indices.map { $0 == 0 ? Self.leaderSlot + Slot.bytes(calls: calls) : Self.threadSlot }
+    hasCopySlot = copy
+    if copy { sizes.append(Self.copySlot) }
     let size = ExecutorArea.size(slots: sizes)
     let leader = threads[0]
     foothold = leader.makeFoothold(in: pid, vdso: vdso)
@@ -115,12 +121,6 @@ public final class TracedProcess {
     return result == 0
   }
 
-  /// Runs a program in the leader and waits for it.
-  public func run(_ program: borrowing SyscallProgram) throws(Failure) {
-    start(program)
-    try finish(program)
-  }
-
   /// Sets the leader going on a program.
   public func start(_ program: borrowing SyscallProgram) {
     guard let area, let slot = area.slots.first else { return }
@@ -137,6 +137,60 @@ public final class TracedProcess {
 
   /// Whether all programs that were started have ended.
   public var isIdle: Bool { area?.isIdle ?? true }
+
+  // MARK: Copies
+
+  /// Sets the leader going on a fork of itself; ``finishCopy(_:)`` waits for it.
+  public func beginCopy() -> SyscallProgram? {
+    guard hasCopySlot, let area, let leader = area.slots.first, let slot = area.slots.last else { return nil }
+    var arguments = cl_clone_args()
+    // The copy's stack pointer is its slot; the size only has to be something.
+    arguments.stack = slot.address - UInt64(pageSize)
+    arguments.stack_size = UInt64(pageSize)
+    var program = SyscallProgram(for: leader)
+    program.clone(arguments, for: "making a copy of itself", 0)
+    area.expectStart()
+    start(program)
+    return program
+  }
+
+  /// The copy, parked; `nil` if the kernel made none, such as for want of processes. `sharesNumbers`: the process lives in the
+  /// tracer's PID namespace.
+  public func finishCopy(_ program: borrowing SyscallProgram, sharesNumbers: Bool) throws(Failure) -> TaskCopy? {
+    guard let area, let leader = area.slots.first, let slot = area.slots.last else { return nil }
+    var failed = leader.isParked && leader.stop(of: program) != nil
+    if !failed {
+      try area.waitAll(checkingEvery: 20) { () throws(Failure) in
+        failed = leader.isParked && leader.stop(of: program) != nil
+        if failed { area.withdrawStart() }
+      }
+    } else {
+      area.withdrawStart()
+      try waitAll()
+    }
+    if failed { return nil }
+    let inner = Int32(truncatingIfNeeded: leader.result(SyscallProgram.Call(index: 0)))
+    return TaskCopy(of: pid, pid: sharesNumbers ? inner : try child(knownAs: inner), innerPID: inner, area, slot)
+  }
+
+  /// The child of the leader that has this number in the process's own PID namespace.
+  private func child(knownAs number: Int32) throws(Failure) -> Int32 {
+    let buffer = ReadBuffer()
+    let found = try about("task \(pid): looking for its copy") { () throws(Errno) -> Int32? in
+      let directory = try ProcDirectory(pid: pid)
+      var cursor = ByteCursor(try directory.read("task/\(pid)/children", buffer))
+      var children: [Int32] = []
+      while !cursor.atEnd {
+        children.append(Int32(truncatingIfNeeded: cursor.decimal()))
+        cursor.skipBlanks()
+      }
+      for child in children.reversed()
+      where ProcStatus(try ProcDirectory(pid: child).read("status", buffer)).nsTgid.last == number { return child }
+      return nil
+    }
+    guard let found else { throw Failure("task \(pid): its copy \(number) is not among its children") }
+    return found
+  }
 
   /// Takes the threads out of their executors and unmaps the area; they are stopped, as they were found.
   /// After a failure it does as much as it can.

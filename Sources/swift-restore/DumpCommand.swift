@@ -15,6 +15,11 @@ struct DumpCommand: ParsableCommand {
   @Flag(name: [.customShort("R"), .long], inversion: .prefixedNo, help: "Let the tree run on afterwards.")
   var leaveRunning = false
 
+  @Flag(
+    inversion: .prefixedNo,
+    help: "With --leave-running: freeze the tree only to copy its memory on write, and write the copies while it runs on.")
+  var snapshot = false
+
   @Flag(name: [.customShort("s"), .long], inversion: .prefixedNo, help: "Leave the tree stopped afterwards.")
   var leaveStopped = false
 
@@ -31,6 +36,12 @@ struct DumpCommand: ParsableCommand {
 
   @Flag(help: "Checksums of memory too, for which it is read again; check --images and restore --verify-memory compare them.")
   var checksumMemory = false
+
+  func validate() throws {
+    if snapshot, !leaveRunning || leaveStopped {
+      throw ValidationError("--snapshot is for programs that run on: give --leave-running with it.")
+    }
+  }
 
   func run() throws {
     let code = try Guarded.run {
@@ -54,6 +65,7 @@ struct DumpCommand: ParsableCommand {
       options.pid = pid
       options.leaveRunning = leaveRunning
       options.leaveStopped = leaveStopped
+      options.snapshot = snapshot
       options.shellJob = shellJob
       options.workDirectory = common.workDir
       options.ghostLimit = ghostLimit.bytes
