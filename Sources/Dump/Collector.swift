@@ -10,7 +10,8 @@ import Tracee
 /// the same time.
 struct Collector {
   let dump: DumpContext
-  private let sharedTables: Set<UInt32>
+  /// The descriptor tables that several processes have; known with the first tasks.
+  var sharedTables: Set<UInt32> = []
   private var seccomp = SeccompFilters()
   let deadManSwitch: DeadManSwitch
   private var saidGuards = false
@@ -21,10 +22,8 @@ struct Collector {
   private var written: [Int32: (id: UInt32, pages: Pages)] = [:]
   private var frames = ParentFrames()
 
-  /// `sharedTables`: the descriptor tables that several processes have.
-  init(_ dump: DumpContext, sharedTables: Set<UInt32>) throws(Failure) {
+  init(_ dump: DumpContext) throws(Failure) {
     self.dump = dump
-    self.sharedTables = sharedTables
     deadManSwitch = try about("preparing the dead man's switch") { () throws(Errno) in try DeadManSwitch() }
   }
 
@@ -106,7 +105,6 @@ struct Collector {
   /// The pages of a task that are to be written, and the N of their image.
   struct Memory {
     var task: DumpedTask
-    var process: TracedProcess
     var id: UInt32
     var pages: Pages
   }
@@ -115,10 +113,9 @@ struct Collector {
   mutating func scanMemory(_ tasks: [DumpedTask], byPID: [Int32: DumpedTask]) throws(Failure) -> [Memory] {
     var list: [Memory] = []
     for task in tasks where !task.isZombie {
-      guard let process = task.process else { continue }
       let pagemap = try about(
         "\(task.description): opening pagemap", advice: "This needs CAP_SYS_PTRACE; run as root."
-      ) { () throws(Errno) in try task.directory.open("pagemap") }
+      ) { () throws(Errno) in try task.openPagemap() }
       var pages = try Pages(scanning: task, pagemap)
       if pages.lacksGuards, !saidGuards {
         saidGuards = true
@@ -132,7 +129,7 @@ struct Collector {
       task.memory.vmas += pages.guardEntries
       let id = dump.number("pages")
       written[task.pid] = (id, pages)
-      list.append(Memory(task: task, process: process, id: id, pages: pages))
+      list.append(Memory(task: task, id: id, pages: pages))
       dump.statistics.pagesScanned += pages.scanned
       dump.statistics.pagesWritten += pages.pageCount
     }
@@ -144,16 +141,20 @@ struct Collector {
     var transfers: [MemoryTransfer] = []
     for part in memory {
       let file = try dump.createPages(part.id)
-      if part.pages.ranges.isEmpty { continue }
+      guard !part.pages.ranges.isEmpty, let process = part.task.process else { continue }
       transfers.append(
         MemoryTransfer(
-          part.task, part.process, part.pages, to: file, sharesTable: sharedTables.contains(part.task.ids.filesId)))
+          part.task, process, part.pages, to: file, sharesTable: sharedTables.contains(part.task.ids.filesId)))
     }
     return transfers
   }
 
   /// Lets go of what no child will be compared with.
-  mutating func forget(_ task: DumpedTask) { written[task.pid] = nil }
+  mutating func forget(_ task: DumpedTask) {
+    if task.hasChildren { return }
+    written[task.pid] = nil
+    task.forgetMappings()
+  }
 }
 
 extension DumpContext {

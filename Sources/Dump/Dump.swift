@@ -55,11 +55,12 @@ public enum Dump {
     let snapshot = options.snapshot ? Snapshot(dump) : nil
     do throws(Failure) {
       let images = ImageSet(dump, survey.tasks, survey.pidNamespaces)
-      try write(survey, images, snapshot, dump, companion)
+      var collector = try Collector(dump)
+      try write(survey, images, snapshot, &collector, companion)
       if let snapshot {
         letGo(survey.tasks, &freezer)
         dump.statistics.frozenTime = UInt32(clamping: (nanoseconds() - frozen) / 1000)
-        try snapshot.write()
+        try snapshot.write(images, &collector)
       }
       try images.finish()
     } catch {
@@ -111,9 +112,10 @@ public enum Dump {
   ///
   /// With `--snapshot` the memory of most is yet to be written when this returns.
   private static func write(
-    _ survey: Survey, _ images: ImageSet, _ snapshot: Snapshot?, _ dump: DumpContext, _ companion: Companion
+    _ survey: Survey, _ images: ImageSet, _ snapshot: Snapshot?, _ collector: inout Collector, _ companion: Companion
   ) throws(Failure) {
     let tasks = survey.tasks
+    let dump = collector.dump
     try images.assignIDs()
     if let root = tasks.first, root.rootLevel > 0 {
       for task in tasks {
@@ -125,7 +127,7 @@ public enum Dump {
     let parents = Set(tasks.map(\.parent))
     for task in tasks { task.hasChildren = parents.contains(task.pid) }
     let tables = Dictionary(grouping: tasks.filter { !$0.isZombie }, by: \.ids.filesId)
-    var collector = try Collector(dump, sharedTables: Set(tables.filter { $0.value.count > 1 }.keys))
+    collector.sharedTables = Set(tables.filter { $0.value.count > 1 }.keys)
     snapshot?.deadManSwitch = collector.deadManSwitch
     let batches = stride(from: 0, to: tasks.count, by: batchSize).map { Array(tasks[$0..<min($0 + batchSize, tasks.count)]) }
     if let first = batches.first { try record(first, dump) }
@@ -133,11 +135,14 @@ public enum Dump {
       try collector.collect(batch)
       try Interruption.check()
       let begin = nanoseconds()
-      let memory = try collector.scanMemory(batch, byPID: images.byPID)
-      let left = try snapshot?.take(memory) ?? memory
-      let transfers = try collector.transfers(left)
+      let left = try snapshot?.take(batch) ?? batch
+      let memory = try collector.scanMemory(left, byPID: images.byPID)
+      let transfers = try collector.transfers(memory)
       try MemoryTransfer.begin(transfers)
-      companion.start { () throws(Failure) in try images.write(batch, memory) }
+      companion.start { () throws(Failure) in
+        try images.write(batch)
+        try images.write(memory)
+      }
       var failure: Failure?
       do throws(Failure) {
         if i + 1 < batches.count { try record(batches[i + 1], dump) }
@@ -149,10 +154,8 @@ public enum Dump {
       dump.statistics.memwriteTime += UInt32(clamping: (nanoseconds() - begin) / 1000)
       try companion.wait()
       if let failure { throw failure }
-      for task in batch {
-        if !task.hasChildren { collector.forget(task) }
-        task.forgetWritten(keepMappings: task.hasChildren)
-      }
+      for task in batch { task.forgetWritten() }
+      for task in left { collector.forget(task) }
     }
     let begin = nanoseconds()
     try SharedMemoryTable.recordSegments(dump)

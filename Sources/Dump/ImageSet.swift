@@ -39,15 +39,24 @@ final class ImageSet {
   }
 
   /// Everything of some tasks but their memory.
-  func write(_ part: [DumpedTask], _ memory: [Collector.Memory]) throws(Failure) {
-    let memory = Dictionary(memory.map { ($0.task.pid, ($0.id, $0.pages)) }, uniquingKeysWith: { first, _ in first })
+  func write(_ part: [DumpedTask]) throws(Failure) {
     for task in part {
       try write(task)
-      guard let (id, pages) = memory[task.pid] else { continue }
+      if task.isZombie { continue }
       let pid = UInt32(task.imagePID)
-      try write(task.memory, to: .mm(pid))
       try write(task.fs, to: .fs(pid))
       try write(task.ids, to: .ids(pid))
+      if tables.insert(task.ids.filesId).inserted {
+        try write(task.descriptorEntries, to: .fdinfo(task.ids.filesId))
+      }
+    }
+  }
+
+  /// The mappings of tasks, and where their pages are.
+  func write(_ memory: [Collector.Memory]) throws(Failure) {
+    for (task, id, pages) in memory.map({ ($0.task, $0.id, $0.pages) }) {
+      let pid = UInt32(task.imagePID)
+      try write(task.memory, to: .mm(pid))
       var image = try asFailure { () throws(ImageError) in try ImageWriter(.pagemap(pid), in: dump.directory)
       }
       var head = PagemapHead()
@@ -58,9 +67,6 @@ final class ImageSet {
         try image.finish()
       } catch {
         throw Failure(error)
-      }
-      if tables.insert(task.ids.filesId).inserted {
-        try write(task.descriptorEntries, to: .fdinfo(task.ids.filesId))
       }
     }
   }

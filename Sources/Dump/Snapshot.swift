@@ -13,7 +13,7 @@ import Tracee
 /// while they are frozen, as without `--snapshot`. So does all memory that tasks share.
 final class Snapshot {
   private struct Part {
-    var memory: Collector.Memory
+    var task: DumpedTask
     var copy: TaskCopy
     var hasFileLimit: Bool
     var vdso: UInt64
@@ -22,36 +22,35 @@ final class Snapshot {
   private let dump: DumpContext
   /// What has the copies' executors end when the tracer dies: it has to last as long as they.
   var deadManSwitch: DeadManSwitch?
+  /// Copies that wait for their turn to write.
   private var parts: [Part] = []
-  /// Until here copies are gone.
-  private var ended = 0
+  /// Those that have written, and that children are still to be compared with.
+  private var parents: [Part] = []
 
   init(_ dump: DumpContext) { self.dump = dump }
 
-  /// Makes copies of tasks, and returns those that have to write their memory now.
-  func take(_ memory: [Collector.Memory]) throws(Failure) -> [Collector.Memory] {
-    var left: [Collector.Memory] = []
-    var begun: [(memory: Collector.Memory, program: SyscallProgram)] = []
-    for one in memory {
-      if !one.pages.ranges.isEmpty, Self.canCopy(one.task), let program = one.process.beginCopy() {
-        begun.append((one, program))
+  /// Makes copies of tasks, and returns the others: they have to write their memory now.
+  func take(_ tasks: [DumpedTask]) throws(Failure) -> [DumpedTask] {
+    var left: [DumpedTask] = []
+    var begun: [(task: DumpedTask, process: TracedProcess, program: SyscallProgram)] = []
+    for task in tasks {
+      if !task.isZombie, Self.canCopy(task), let process = task.process, let program = process.beginCopy() {
+        begun.append((task, process, program))
       } else {
-        left.append(one)
+        left.append(task)
       }
     }
-    var births: [(part: Part, program: SyscallProgram)] = []
-    for (one, program) in begun {
-      let copy = try one.process.finishCopy(program, sharesNumbers: one.task.pidNamespace == PIDNamespaces.ownID)
-      guard let copy else {
-        left.append(one)
+    var births: [(copy: TaskCopy, program: SyscallProgram)] = []
+    for (task, process, program) in begun {
+      guard let copy = try process.finishCopy(program, sharesNumbers: task.pidNamespace == PIDNamespaces.ownID) else {
+        left.append(task)
         continue
       }
-      let part = Part(
-        memory: one, copy: copy, hasFileLimit: MemoryTransfer.hasFileLimit(one.task), vdso: one.process.vdso)
-      parts.append(part)
-      births.append((part, copy.beginLife()))
+      task.copy = copy.pid
+      parts.append(Part(task: task, copy: copy, hasFileLimit: MemoryTransfer.hasFileLimit(task), vdso: process.vdso))
+      births.append((copy, copy.beginLife()))
     }
-    for (part, program) in births { try part.copy.finish(program) }
+    for (copy, program) in births { try copy.finish(program) }
     return left
   }
 
@@ -63,41 +62,50 @@ final class Snapshot {
   }
 
   /// Has the copies write, and ends them. When this throws, ``end()`` is still to be called.
-  func write() throws(Failure) {
+  func write(_ images: ImageSet, _ collector: inout Collector) throws(Failure) {
     let begin = nanoseconds()
-    for start in stride(from: 0, to: parts.count, by: 64) {
+    while !parts.isEmpty {
       try Interruption.check()
-      let batch = parts[start..<min(start + 64, parts.count)]
+      let batch = Array(parts.prefix(64))
+      let memory = try collector.scanMemory(batch.map(\.task), byPID: images.byPID)
       var transfers: [MemoryTransfer] = []
-      for part in batch {
-        transfers.append(
-          MemoryTransfer(
-            part.memory.task, part.copy, part.memory.pages, to: try dump.createPages(part.memory.id),
-            hasFileLimit: part.hasFileLimit))
+      for (part, memory) in zip(batch, memory) {
+        let file = try dump.createPages(memory.id)
+        if memory.pages.ranges.isEmpty { continue }
+        transfers.append(MemoryTransfer(part.task, part.copy, memory.pages, to: file, hasFileLimit: part.hasFileLimit))
       }
       try MemoryTransfer.begin(transfers)
       do throws(Failure) {
+        try images.write(memory)
         try MemoryTransfer.finish(transfers)
       } catch {
         MemoryTransfer.end(transfers)
         throw error
       }
-      try end(batch)
+      parts.removeFirst(batch.count)
+      parents += batch.filter { $0.task.hasChildren }
+      try Self.end(batch.filter { !$0.task.hasChildren })
+      for part in batch { collector.forget(part.task) }
     }
+    let last = parents
+    parents = []
+    try Self.end(last)
     dump.statistics.memwriteTime += UInt32(clamping: (nanoseconds() - begin) / 1000)
     dump.statistics.memdumpTime = dump.statistics.memwriteTime
   }
 
   /// Ends what copies there are. The tasks have been let go of.
   func end() {
-    do throws(Failure) { try end(parts[ended...]) } catch {}  // another failure is told
+    let last = parts + parents
+    parts = []
+    parents = []
+    do throws(Failure) { try Self.end(last) } catch {}  // another failure is told
   }
 
-  private func end(_ batch: ArraySlice<Part>) throws(Failure) {
-    for part in batch { part.copy.beginEnd() }
-    ended = batch.endIndex
+  private static func end(_ parts: [Part]) throws(Failure) {
+    for part in parts { part.copy.beginEnd() }
     var failure: Failure?
-    for part in batch {
+    for part in parts {
       do throws(Failure) {
         try part.copy.end(vdso: part.vdso)
       } catch {

@@ -1,5 +1,6 @@
 import Checkpoint
 import Linux
+import SystemPackage
 import Tracee
 
 /// A process under dump: what is known of it from outside, and what is recorded of it.
@@ -29,6 +30,8 @@ public final class DumpedTask {
   public var rootLevel = 0
 
   public var isChildSubreaper = false
+  /// The process whose memory is dumped in place of the task's: a copy of it, made while it was frozen.
+  public var copy: Int32?
   /// Whether the tree has children of it.
   public var hasChildren = false
   /// Whether `/proc` is to the task what it is to the tracer: it has the same PID and mount namespaces and root directory.
@@ -42,6 +45,11 @@ public final class DumpedTask {
     self.directory = directory
     self.stat = stat
     self.status = status
+  }
+
+  /// Which pages its memory has (man 5 proc_pid_pagemap).
+  public func openPagemap() throws(Errno) -> Descriptor {
+    if let copy { try Descriptor.open("/proc/\(copy)/pagemap") } else { try directory.open("pagemap") }
   }
 
   /// How many descriptors there are whose close-on-exec flag the task has to be asked for.
@@ -67,15 +75,17 @@ public final class DumpedTask {
     }
   }
 
-  /// Gives back the memory of what is in the images now; the mappings are kept for children to be compared with.
-  public func forgetWritten(keepMappings: Bool) {
+  /// Gives back the memory of what is in the images now.
+  public func forgetWritten() {
     mappings = []
     descriptors = []
     descriptorEntries = []
-    if !keepMappings { memory = MmEntry() }
     for thread in threads { thread.core = CoreEntry() }
     process?.area?.forgetPages()
   }
+
+  /// The same for the mappings, which children are compared with.
+  public func forgetMappings() { memory = MmEntry() }
 
   /// "task 12 (bash)"
   public var description: String { "task \(pid) (\(stat.comm.text))" }

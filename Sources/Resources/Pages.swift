@@ -328,7 +328,7 @@ public struct ParentFrames {
   mutating func frames(of parent: DumpedTask, _ range: Range<UInt64>) throws(Errno) -> [UInt64] {
     if pid != parent.pid {
       close()
-      pagemap = try parent.directory.open("pagemap").release()
+      pagemap = try parent.openPagemap().release()
       pid = parent.pid
     }
     if let frames = known[range] { return frames }
