@@ -7,6 +7,8 @@ public struct Feature: Sendable {
     case dump
     case restore
     case both
+    /// A restore with `--new-pid-namespace` by a user without CAP_SYS_ADMIN.
+    case unprivileged
     /// Only programs that have this.
     case programs(with: String)
     /// Nothing yet.
@@ -39,6 +41,7 @@ public struct FeatureReport: Sendable {
 
   /// Tries everything on children made for it, which are gone when this returns.
   public init() throws(Failure) {
+    Capabilities.keepOverExec()
     features = try Trial().run()
   }
 
@@ -50,6 +53,16 @@ public struct FeatureReport: Sendable {
   /// The features that are missing and that a restore cannot do without.
   public var missingForRestore: [Feature] {
     features.filter { !$0.isThere && ($0.need == .restore || $0.need == .both) }
+  }
+}
+
+extension FeatureReport {
+  /// Whether a restore works with `--new-pid-namespace` though it does not without: in a user namespace made for it, where this user may
+  /// do all that the rest needs.
+  public var restoresInNewNamespace: Bool {
+    let given = ["clone3 set_tid", "PR_SET_MM_MAP with exe_fd"]
+    return !missingForRestore.isEmpty && missingForRestore.allSatisfy { given.contains($0.name) }
+      && features.contains { $0.need == .unprivileged && $0.isThere }
   }
 }
 

@@ -19,6 +19,7 @@ struct Trial {
       feature("clone3 set_tid", .restore, setTID),
       feature("clone3 CLONE_NEWPID, PIDs at two levels", .programs(with: "PID namespaces"), nestedPIDs),
       feature("clone3 CLONE_NEWUSER", .programs(with: "user namespaces"), userNamespace),
+      feature("a user namespace for the tree", .unprivileged, ownUserNamespace),
       feature("robust futex wake", .both, robustFutex),
       feature("PTRACE_SEIZE", .both, seize),
       feature("syscall through the vDSO", .both, vdso),
@@ -80,6 +81,23 @@ struct Trial {
   private func nestedPIDs() throws(Failure) { try makeAgain(flags: CLONE_NEWPID, innerPIDs: [1]) }
 
   private func userNamespace() throws(Failure) { try Specimen(deadManSwitch, flags: CLONE_NEWUSER).end() }
+
+  /// A child makes a user namespace as a restore does, and a PID namespace in it.
+  private func ownUserNamespace() throws(Failure) {
+    let child = try plainly { () throws(Errno) in Int32(try syscall(__NR_clone, Int(SIGCHLD))) }
+    if child == 0 {
+      do throws(Failure) {
+        try UserNamespace.enterNew()
+        try plainly { () throws(Errno) in _ = try syscall(__NR_unshare, Int(CLONE_NEWPID)) }
+        _exit(0)
+      } catch {
+        _exit(error.errno?.rawValue ?? EIO)
+      }
+    }
+    var status: Int32 = 0
+    while waitpid(child, &status, 0) < 0 && errno == EINTR {}
+    if status != 0 { throw Failure("making a user namespace", Errno(rawValue: status >> 8 & 0xff)) }
+  }
 
   /// Makes a child with a PID that another child has just had. Somebody may take it in between: then there is another.
   private func makeAgain(flags: Int32, innerPIDs: [Int32]) throws(Failure) {

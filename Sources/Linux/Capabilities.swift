@@ -20,9 +20,10 @@ public struct Capabilities: OptionSet, Sendable, Hashable {
   public static let sysResource = Capabilities(rawValue: 1 << 24)
   public static let setUID = Capabilities(rawValue: 1 << 7)
   public static let setGID = Capabilities(rawValue: 1 << 6)
+  public static let wakeAlarm = Capabilities(rawValue: 1 << 35)
   public static let checkpointRestore = Capabilities(rawValue: 1 << 40)
 
-  /// This process's effective capabilities.
+  /// This process's effective capabilities, when they were first asked for.
   public static let own: Capabilities = {
     guard let caps = cap_get_proc() else { return [] }
     defer { cap_free(UnsafeMutableRawPointer(caps)) }
@@ -35,6 +36,28 @@ public struct Capabilities: OptionSet, Sendable, Hashable {
     }
     return Capabilities(rawValue: mask)
   }()
+
+  /// Has what this process executes have its permitted capabilities, though its user is not root and the file gives none
+  /// (man 7 capabilities, ambient set). Where that is forbidden (SECBIT_NO_CAP_AMBIENT_RAISE), nothing is changed.
+  public static func keepOverExec() {
+    if geteuid() == 0 { return }
+    // Who has a file's capabilities cannot be looked at, not by its own children either. They have the same capabilities, and who
+    // has less may not, whatever this flag says (security/commoncap.c: cap_ptrace_access_check).
+    _ = cl_syscall(Int(__NR_prctl), 4 /* PR_SET_DUMPABLE */, 1, 0, 0, 0, 0)
+    guard let caps = cap_get_proc() else { return }
+    defer { cap_free(UnsafeMutableRawPointer(caps)) }
+    var held: [cap_value_t] = []
+    for number in 0..<cap_value_t(cap_max_bits()) {
+      var value = CAP_CLEAR
+      if cap_get_flag(caps, number, CAP_PERMITTED, &value) == 0, value == CAP_SET { held.append(number) }
+    }
+    for set in [CAP_INHERITABLE, CAP_EFFECTIVE] { cap_set_flag(caps, set, Int32(held.count), held, CAP_SET) }
+    guard cap_set_proc(caps) == 0 else { return }
+    for number in held { cap_set_ambient(number, CAP_SET) }
+  }
+
+  /// All that this kernel has.
+  public static let all: Capabilities = Capabilities(rawValue: (1 << UInt64(cap_max_bits())) - 1)
 
   /// The names of the set's members: "cap_sys_admin".
   public var names: [String] {

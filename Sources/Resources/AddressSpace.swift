@@ -171,6 +171,21 @@ public struct AddressSpace: TaskState {
   /// The end of the part of the address space that a program can map (TASK_SIZE_MAX of x86-64).
   public static let userSpaceEnd: UInt64 = 0x7fff_ffff_f000
 
+  static func concede(_ task: RestoredTask, to stub: StubState, _ may: Privileges) -> [String] {
+    var denied: [String] = []
+    if task.memory.dumpable == 0, !may.capabilities.contains(.sysPtrace) {
+      denied.append("the dumpable flag 0, under which this user cannot give it its registers: needs CAP_SYS_PTRACE")
+      task.memory.dumpable = 1
+    }
+    let locked = task.memory.vmas.indices.filter { task.memory.vmas[$0].flags & MAP_LOCKED != 0 }
+    let bytes = locked.reduce(0) { $0 + task.memory.vmas[$1].length }
+    if bytes > stub.limits[8 /* RLIMIT_MEMLOCK */].0, !may.machine.contains(.ipcLock) {
+      denied.append("\(bytes) bytes of locked memory, here \(stub.limits[8].0) may be: needs CAP_IPC_LOCK")
+      for i in locked { task.memory.vmas[i].flags &= ~MAP_LOCKED }
+    }
+    return denied
+  }
+
   /// Appends the calls that map everything but what the kernel makes itself, with the content. What a stub has from its donor
   /// and the task shared with it stays; `spared` are ranges that nobody may unmap.
   public static func restore(

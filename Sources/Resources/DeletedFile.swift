@@ -189,10 +189,21 @@ enum DeletedFile {
       throw Failure("\(image.file.fileName): a file of the mode 0\(String(entry.mode, radix: 8)) cannot be made again")
     }
     guard entry.size ?? 0 <= UInt64(Int.max) else { throw Failure("\(image.file.fileName): it is \(entry.size ?? 0) bytes long") }
+    if !mayGive(entry, restore) {
+      restore.concessions.add(
+        "its owner \(entry.uid):\(entry.gid): needs CAP_CHOWN", of: "the deleted file of \(image.file.fileName)")
+    }
     while entry.chunks == true, let chunk = try image.read(GhostChunkEntry.self) {
       let length = try length(of: chunk, image.file)
       _ = try asFailure { () throws(ImageError) in try image.skip(length) }
     }
+  }
+
+  /// Whether the file can be made its owner's. Groups are not looked into: a file may be given to one of this user's.
+  private static func mayGive(_ entry: GhostFileEntry, _ restore: RestoreContext) -> Bool {
+    let may = restore.privileges
+    return !may.areLimited || (entry.uid, entry.gid) == (geteuid(), getegid())
+      || may.canSetIDs && may.capabilities.contains(.chown)
   }
 
   private static func length(of chunk: GhostChunkEntry, _ file: ImageFile) throws(Failure) -> Int {
@@ -296,7 +307,7 @@ enum DeletedFile {
     }
     try fill(file.rawValue, entry, &image)
     try about("giving the deleted file its owner") { () throws(Errno) in
-      try syscall(__NR_fchown, Int(file.rawValue), Int(entry.uid), Int(entry.gid))
+      if mayGive(entry, restore) { try syscall(__NR_fchown, Int(file.rawValue), Int(entry.uid), Int(entry.gid)) }
       try syscall(__NR_fchmod, Int(file.rawValue), Int(entry.mode & 0o7777))
       if let atime = entry.atim, let mtime = entry.mtim {
         var times = (

@@ -22,6 +22,14 @@ public enum FileSystemContext {
     for id in [fs.cwdId, fs.rootId] { try restore.check(id, for: "fs-\(task.pid).img") }
   }
 
+  static func concede(_ task: RestoredTask, _ restore: RestoreContext) throws(Failure) -> [String] {
+    guard let fs = task.fs, !restore.privileges.capabilities.contains(.sysChroot) else { return [] }
+    let root = try RegularFile.part(of: restore.entry(fs.rootId, for: task.description))
+    if root.name == [UInt8(ascii: "/")] { return [] }
+    task.keepsRoot = true
+    return ["the root directory \(root.name.text): needs CAP_SYS_CHROOT"]
+  }
+
   public static func restore(
     _ task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence
   )
@@ -33,8 +41,9 @@ public enum FileSystemContext {
     sequence.makeRoom(calls: 8)
     let kind = namespaceKinds.firstIndex { $0 == MountNamespace.self } ?? 0
     // Who entered a mount namespace has its root directory.
-    if root.name != [UInt8(ascii: "/")]
-      || restore.mounts.namespace(of: root.mount) ?? 0 != restore.namespaces.id(kind, of: task)
+    if !task.keepsRoot,
+      root.name != [UInt8(ascii: "/")]
+        || restore.mounts.namespace(of: root.mount) ?? 0 != restore.namespaces.id(kind, of: task)
     {
       let fd = sequence.fetch(try restore.descriptor(fs.rootId, for: place), restore)
       sequence.current.call(__NR_fchdir, fd, for: "going to its root directory")

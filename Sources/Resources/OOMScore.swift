@@ -19,6 +19,29 @@ public enum OOMScore {
     }
   }
 
+  /// The kernel knows how far down a user may go (fs/proc/base.c: __set_oom_adj); what this process may, its children may.
+  static func concede(_ core: inout CoreEntry) -> [String] {
+    let own = own
+    guard let wanted = core.tc?.oomScoreAdj, wanted < own else { return [] }
+    do throws(Errno) {
+      try write(wanted, of: getpid())
+      try write(own, of: getpid())
+      return []
+    } catch {
+      core.tc?.oomScoreAdj = own
+      return ["oom_score_adj \(wanted), here \(own): needs CAP_SYS_RESOURCE"]
+    }
+  }
+
+  private static func write(_ value: Int32, of pid: Int32) throws(Errno) {
+    let file = try Descriptor.open("/proc/\(pid)/oom_score_adj", O_WRONLY)
+    let text = Array(String(value).utf8)
+    let result = text.withUnsafeBytes {
+      cl_syscall(Int(__NR_write), Int(file.rawValue), Int(bitPattern: $0.baseAddress), $0.count, 0, 0, 0)
+    }
+    if result < 0 { throw Errno(rawValue: Int32(-result)) }
+  }
+
   /// Written from outside. Lowering it below what was inherited needs CAP_SYS_RESOURCE: without it the task keeps the
   /// value, with a warning.
   public static func restore(_ task: RestoredTask, inherited: Int32, _ restore: RestoreContext)
@@ -26,12 +49,7 @@ public enum OOMScore {
   {
     guard let wanted = task.core.tc?.oomScoreAdj, wanted != inherited else { return }
     do throws(Errno) {
-      let file = try Descriptor.open("/proc/\(task.tracerPID)/oom_score_adj", O_WRONLY)
-      let text = Array(String(wanted).utf8)
-      let result = text.withUnsafeBytes {
-        cl_syscall(Int(__NR_write), Int(file.rawValue), Int(bitPattern: $0.baseAddress), $0.count, 0, 0, 0)
-      }
-      if result < 0 { throw Errno(rawValue: Int32(-result)) }
+      try write(wanted, of: task.tracerPID)
     } catch {
       guard error == .permissionDenied else {
         throw Failure("task \(task.pid): setting oom_score_adj to \(wanted)", error)

@@ -37,6 +37,21 @@ public struct PosixTimers: TaskState {
     core.task.timers = timers
   }
 
+  public static func concede(_ core: inout CoreEntry, to stub: StubState, _ may: Privileges) -> [String] {
+    guard !may.machine.contains(.wakeAlarm), var timers = core.tc?.timers else { return [] }
+    var denied: [String] = []
+    for i in timers.posix.indices {
+      guard let clock = plainClock(of: timers.posix[i].clockId) else { continue }
+      denied.append("timer \(timers.posix[i].itId) that wakes the machine: needs CAP_WAKE_ALARM")
+      timers.posix[i].clockId = clock
+    }
+    core.tc?.timers = timers
+    return denied
+  }
+
+  /// The clock that goes as CLOCK_REALTIME_ALARM or CLOCK_BOOTTIME_ALARM does, and wakes nobody; `nil` for other clocks.
+  static func plainClock(of clock: UInt32) -> UInt32? { clock == 8 ? 0 : clock == 9 ? 7 : nil }
+
   public static func restore(_ thread: RestoredThread, _ program: inout SyscallProgram) {
     guard let timers = thread.core.task.timers?.posix, !timers.isEmpty else { return }
     program.call(__NR_prctl, Argument(restoreIDs), 1, for: "asking for timers by ID")

@@ -63,6 +63,7 @@ public enum RegularFile: FileKind {
     guard restore.remaps[entry.id] == nil else { return try DeletedFile.check(entry.id, restore) }
     // There when the tree is.
     if ProcessFile(reg.name).map({ restore.tasks[UInt32($0.pid)] != nil }) ?? false { return }
+    if restore.privileges.areLimited { concede(reg, restore) }
     let expectation = Expectation(mount: reg.mount, name: reg.name, mode: reg.mode, size: reg.size, buildID: reg.buildId)
     if restore.confirmedFiles.contains(expectation) { return }
     try confirm(reg, restore)
@@ -76,6 +77,18 @@ public enum RegularFile: FileKind {
     var mode: UInt32?
     var size: UInt64?
     var buildID: [UInt32]
+  }
+
+  /// What root has opened for a tree its user may not be able to open again.
+  private static func concede(_ reg: RegFileEntry, _ restore: RestoreContext) {
+    guard reg.flags & UInt32(O_PATH) == 0, !restore.mounts.contains(reg.mount) else { return }
+    let (mode, purpose) = [(R_OK, "reading"), (W_OK, "writing"), (R_OK | W_OK, "reading and writing")][min(Int(reg.flags & 3), 2)]
+    let result = (reg.name + [0]).withUnsafeBytes {
+      cl_syscall(Int(__NR_faccessat2), Int(AT_FDCWD), Int(bitPattern: $0.baseAddress), Int(mode), 0x200 /* AT_EACCESS */, 0, 0)
+    }
+    if result == -Int(EACCES) {
+      restore.concessions.add("this user may not open it for \(purpose)", of: "file \(reg.name.text)", isVital: true)
+    }
   }
 
   private static func confirm(_ reg: RegFileEntry, _ restore: RestoreContext) throws(Failure) {

@@ -52,4 +52,18 @@ public struct ResourceLimits: TaskState {
         UInt64(i))
     }
   }
+
+  public static func concede(_ core: inout CoreEntry, to stub: StubState, _ may: Privileges) -> [String] {
+    guard !may.machine.contains(.sysResource), var entry = core.tc?.rlimits else { return [] }
+    var denied: [String] = []
+    for i in entry.rlimits.indices.prefix(count) where entry.rlimits[i].max > stub.limits[i].1 {
+      denied.append("hard limit RLIMIT_\(names[i]) \(text(entry.rlimits[i].max)), here \(text(stub.limits[i].1)): needs CAP_SYS_RESOURCE")
+      entry.rlimits[i].max = stub.limits[i].1
+      entry.rlimits[i].cur = min(entry.rlimits[i].cur, stub.limits[i].1)
+    }
+    core.tc?.rlimits = entry
+    return denied
+  }
+
+  private static func text(_ limit: UInt64) -> String { limit == UInt64.max ? "unlimited" : String(limit) }
 }

@@ -10,7 +10,7 @@ public final class RestoreContext {
   public let options: RestoreOptions
   public let directory: ImageDirectory
   /// `files.img` by ID.
-  public let files: [UInt32: FileEntry]
+  public internal(set) var files: [UInt32: FileEntry]
   /// The processes of the tree by PID.
   public var tasks: [UInt32: RestoredTask] = [:]
   public var remaps: [UInt32: RemapFilePathEntry] = [:]
@@ -35,6 +35,10 @@ public final class RestoreContext {
   /// PIDs and TIDs of the tree as the tracer sees them, by those of the images, where these are not the same ones.
   public var tracerNumbers: [Int32: Int32] = [:]
   public var warnings: [String] = []
+  public let privileges: Privileges
+  public var concessions = Concessions()
+  /// What stubs are born with, as far as it is known before there are any.
+  public private(set) lazy var expectedStub = StubState(expectedWith: privileges)
   /// A group of the tree was made the terminal's foreground process group.
   public var gaveForeground = false
 
@@ -57,6 +61,7 @@ public final class RestoreContext {
     throws(Failure)
   {
     self.options = options
+    privileges = Privileges(options)
     self.directory = directory
     var byID: [UInt32: FileEntry] = [:]
     for entry in files {
@@ -165,6 +170,8 @@ public struct RestoreOptions: Sendable {
   public var pidRetries = 16
   /// Restore one level deeper, in a PID namespace made for the tree.
   public var newPIDNamespace = false
+  /// Restore without what this user cannot set back.
+  public var unprivileged = false
   /// Levels of PIDs outside of the tree's that are left to the kernel, because it lets nobody choose them here.
   public var unnamedLevels = 0
   /// Where `stats-restore` goes; the images' folder if not given.

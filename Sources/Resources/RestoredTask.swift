@@ -4,7 +4,7 @@ import Tracee
 
 /// A thread's core image, held once for all who look at it: it is large.
 public final class CoreImage {
-  public let entry: CoreEntry
+  public internal(set) var entry: CoreEntry
 
   public init(_ entry: CoreEntry) { self.entry = entry }
 }
@@ -22,6 +22,8 @@ public final class RestoredTask {
   public var pagesID: UInt32 = 0
   public var pagemap: [PagemapEntry] = []
   public var threads: [RestoredThread] = []
+  /// Its root directory is this process's, not the recorded one (``Concessions``).
+  public internal(set) var keepsRoot = false
   /// PID in the tracer's namespace, once it exists.
   public var tracerPID: Int32 = 0
   /// A descriptor number of the task that a file can be put at for a moment: nothing else comes there.

@@ -53,6 +53,36 @@ public struct Scheduling: TaskState {
     core.thread.timerSlackNs = UInt64(bitPattern: slot.result(timerSlack))
   }
 
+  public static func concede(_ core: inout CoreEntry, to stub: StubState, _ may: Privileges) -> [String] {
+    guard !may.machine.contains(.sysNice), var thread = core.threadCore else { return [] }
+    var denied: [String] = []
+    // A limit of 0 to 40 stands for nice values from 20 down (man 2 getrlimit, RLIMIT_NICE); it is set back before.
+    let limits = (core.tc?.rlimits?.rlimits ?? []).map(\.cur)
+    func limit(_ resource: Int) -> UInt64 {
+      min(stub.limits[resource].0, limits.indices.contains(resource) ? limits[resource] : UInt64.max)
+    }
+    if let nice = thread.schedNice, nice < stub.nice, UInt64(max(20 - nice, 0)) > limit(13) {
+      denied.append("nice value \(nice): needs CAP_SYS_NICE")
+      thread.schedNice = stub.nice
+    }
+    let policy = thread.schedPolicy ?? 0
+    if [1, 2].contains(policy), UInt64(thread.schedPrio ?? 0) > limit(14) {
+      denied.append(
+        "real-time scheduling (\(policy == 1 ? "SCHED_FIFO" : "SCHED_RR"), priority \(thread.schedPrio ?? 0)): needs CAP_SYS_NICE")
+      (thread.schedPolicy, thread.schedPrio) = (0, 0)
+    } else if policy == deadlinePolicy {
+      denied.append("deadline scheduling: needs CAP_SYS_NICE")
+      (thread.schedPolicy, thread.schedPrio) = (0, 0)
+    }
+    // IOPRIO_CLASS_RT (block/ioprio.c: ioprio_check_cap)
+    if (thread.ioprio ?? 0) >> 13 == 1, !may.machine.contains(.sysAdmin) {
+      denied.append("real-time I/O priority: needs CAP_SYS_NICE")
+      thread.ioprio = 0
+    }
+    core.threadCore = thread
+    return denied
+  }
+
   public static func restore(_ thread: RestoredThread, _ program: inout SyscallProgram) {
     let core = thread.core.thread
     if let slack = core.timerSlackNs, slack != thread.stub?.timerSlack {

@@ -13,8 +13,16 @@ public protocol TaskState: SendableMetatype {
   /// Takes the results of the program that ran in `slot`.
   func record(from slot: Slot, of thread: DumpedThread, into core: inout CoreEntry) throws(Failure)
 
+  /// Replaces what this user cannot set by what every stub has, and names it: "nice value -5: needs CAP_SYS_NICE".
+  /// Called before anything is made, and only where privileges are limited.
+  static func concede(_ core: inout CoreEntry, to stub: StubState, _ may: Privileges) -> [String]
+
   /// Appends the calls that give a task under restore the state of `thread.core`.
   static func restore(_ thread: RestoredThread, _ program: inout SyscallProgram) throws(Failure)
+}
+
+extension TaskState {
+  public static func concede(_ core: inout CoreEntry, to stub: StubState, _ may: Privileges) -> [String] { [] }
 }
 
 /// State of a whole process, in the order in which it is restored. The thread that runs these is the leader.

@@ -69,6 +69,10 @@ public enum TimerFD: FileKind {
     guard timer.vnsec < 1_000_000_000, timer.insec < 1_000_000_000, timer.vsec <= UInt64(Int64.max) / 2,
       timer.isec <= UInt64(Int64.max) / 2
     else { throw Failure("files.img: timerfd \(entry.id) has a time that is out of range") }
+    if let clock = PosixTimers.plainClock(of: timer.clockid), !restore.privileges.machine.contains(.wakeAlarm) {
+      restore.concessions.add("it wakes the machine: needs CAP_WAKE_ALARM", of: "timerfd \(entry.id)")
+      restore.files[entry.id]?.tfd?.clockid = clock
+    }
   }
 
   public static func open(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) -> Descriptor {

@@ -79,6 +79,13 @@ struct NamespaceInits {
     if !construction.restore.options.detach {
       program.call(__NR_prctl, 1 /* PR_SET_PDEATHSIG */, Argument(SIGKILL), for: "asking to end with the tool")
     }
+    if construction.restore.privileges.areLimited {
+      // It needs none of what a user namespace gives (man 2 capset).
+      let header: (UInt32, Int32) = (0x2008_0522, 0)  // _LINUX_CAPABILITY_VERSION_3, this thread
+      program.call(
+        __NR_capset, Argument(program.place(header)), Argument(program.place((UInt64(0), UInt64(0), UInt64(0)))),
+        for: "giving up its capabilities")
+    }
     program.call(__NR_chdir, Argument(program.place(path: Array("/".utf8))), for: "leaving the working directory")
     program.call(__NR_close_range, 0, Argument(UInt32.max), 0, for: "closing its descriptors")
     return program

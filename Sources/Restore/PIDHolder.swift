@@ -42,7 +42,7 @@ extension Forking {
     case .fileExists?: return wanted.map { taken(name, $0) } ?? failure
     case .notPermitted?:
       return Failure(
-        failure.cause, advice: "Choosing PIDs needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN; run as root.",
+        failure.cause, advice: "Choosing PIDs needs CAP_CHECKPOINT_RESTORE or CAP_SYS_ADMIN, or --new-pid-namespace.",
         errno: .notPermitted)
     default: return failure
     }

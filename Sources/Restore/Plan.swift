@@ -58,6 +58,8 @@ public struct Plan {
     levels = Levels(tree, options)
     schedule = try Self.schedule(tree, levels, options)
     try Self.check(tasks, threadCores, restore)
+    let ownLevel = levels.tool
+    try restore.concede(tasks, threadCores, nested: tree.tasks.contains { $0.pids.count - 1 > ownLevel })
 
     var sizes: [Int] = []
     func slot(_ size: Int) -> Int {

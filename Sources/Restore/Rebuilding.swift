@@ -99,6 +99,7 @@ struct Rebuilding {
 
   private func restoreStates() throws(Failure) {
     let stub = StubState(root: plan.tasks[0].tracerPID)
+    if restore.privileges.makesUserNamespace { stub.takeIDs(of: restore.expectedStub) }
     let zombies = zombiesByParent()
     var places: [(index: Int, task: RestoredTask, thread: RestoredThread)] = []
     for (index, task) in plan.tasks.enumerated() where !task.isZombie {

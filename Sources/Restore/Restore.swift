@@ -39,6 +39,7 @@ public enum Restore {
 
   private static func run(_ plan: Plan) throws(Failure) -> Result {
     let begin = nanoseconds()
+    try plan.restore.privileges.prepare()
     let construction = try Construction(plan)
     var statistics = RestoreStatsEntry()
     do throws(Failure) {

@@ -17,6 +17,7 @@ extension FeatureReport {
   var json: JSON {
     .object([
       ("dump", .bool(missingForDump.isEmpty)), ("restore", .bool(missingForRestore.isEmpty)),
+      ("restore_new_pid_namespace", .bool(missingForRestore.isEmpty || restoresInNewNamespace)),
       ("features", .array(features.map(\.json))),
       (
         "capabilities",
@@ -36,13 +37,14 @@ extension FeatureReport {
     let missing = [("dump", missingForDump), ("restore", missingForRestore)].filter { !$0.1.isEmpty }
     guard !missing.isEmpty else { return nil }
     let causes = missing.map { verb, features in
-      "\(verb) cannot work here, it needs " + features.map(\.name).joined(separator: ", ")
+      let works = verb == "restore" && restoresInNewNamespace ? "works with --new-pid-namespace only" : "cannot work here"
+      return "\(verb) \(works), it needs " + features.map(\.name).joined(separator: ", ")
     }
     let lacksPrivilege = missing.contains { $0.1.contains { $0.failure?.errno == .notPermitted } }
     return Failure(
       causes.joined(separator: "; "),
       advice: lacksPrivilege
-        ? "Run as root, or with CAP_SYS_PTRACE, CAP_SYS_ADMIN and CAP_CHECKPOINT_RESTORE."
+        ? "Run as root, or for processes of your own with CAP_CHECKPOINT_RESTORE."
         : "The kernel must be newer, or built or allowed to have these.")
   }
 }
@@ -68,6 +70,7 @@ extension Feature.Need {
     case .dump: "dump needs it"
     case .restore: "restore needs it"
     case .both: "dump and restore need it"
+    case .unprivileged: "restore --new-pid-namespace needs it without CAP_SYS_ADMIN"
     case .programs(let what): "needed for programs with \(what)"
     case .later(let what): "for \(what) to come"
     }
@@ -79,6 +82,7 @@ extension Feature.Need {
     case .dump: "dump"
     case .restore: "restore"
     case .both: "both"
+    case .unprivileged: "unprivileged"
     case .programs: "programs"
     case .later: "later"
     }
@@ -87,7 +91,7 @@ extension Feature.Need {
   /// What programs have to have to need it, or what will be made of it.
   fileprivate var what: String? {
     switch self {
-    case .dump, .restore, .both: nil
+    case .dump, .restore, .both, .unprivileged: nil
     case .programs(let what), .later(let what): what
     }
   }

@@ -37,6 +37,11 @@ struct RestoreCommand: ParsableCommand {
     help: "Restore one level deeper, in a PID namespace made for the tree, where no PID can be taken.")
   var newPidNamespace = false
 
+  @Flag(
+    inversion: .prefixedNo,
+    help: "Restore without what this user's privileges do not allow to set back, such as raised limits; it is named in any case.")
+  var unprivileged = false
+
   @Option(
     help:
       "Huge pages for memory that fills whole ones: auto, or never. Fast where the machine has huge pages at hand, slow where a hypervisor must find the memory first."
@@ -66,6 +71,7 @@ struct RestoreCommand: ParsableCommand {
       options.pidMethod = pidMethod
       options.pidRetries = pidRetries
       options.newPIDNamespace = newPidNamespace
+      options.unprivileged = unprivileged
       options.verify = verify
       options.verifyMemory = verifyMemory
       options.transparentHugePages = thp == .auto

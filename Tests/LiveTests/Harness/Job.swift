@@ -65,6 +65,20 @@ final class Job {
     try expectGone()
   }
 
+  /// The same by another copy of the tool, and as the owner of the folder.
+  func dump(program: String, prefix: [String], _ options: [String]) throws {
+    count += 1
+    mkdir(images, 0o700)
+    var status = stat()
+    stat(folder, &status)
+    for path in [images, path("out"), path("err")] { chown(path, status.st_uid, status.st_gid) }
+    tree = Processes.tree(of: pid)
+    seen.formUnion(tree)
+    let outcome = try Tool.run(["dump", "-t", "\(pid)", "-D", images] + options, program: program, prefix: prefix)
+    guard outcome.code == 0 else { throw LiveFailure("dump exits \(outcome.code): \(outcome.errors)") }
+    try expectGone()
+  }
+
   func tryDump(_ options: [String] = [], to folder: String? = nil, prefix: [String] = []) throws
     -> Tool.Outcome
   {

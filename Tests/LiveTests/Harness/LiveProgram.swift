@@ -29,10 +29,19 @@ struct LiveProgram: CustomTestStringConvertible, Sendable {
 
   /// Compiles and starts the program, waits until it is ready, lets `body` do its part, and asks for the verdict.
   @discardableResult
-  func run(environment: [String: String] = [:], _ body: (Job) throws -> Void) throws -> Verdict {
+  func run(
+    environment: [String: String] = [:], prefix: [String] = [], prepare: (String) throws -> Void = { _ in },
+    _ body: (Job) throws -> Void
+  ) throws -> Verdict {
     let name = self.name.split(separator: "/").last.map(String.init) ?? self.name
-    return try Job.run(["./\(name)", "./base"], named: name, environment: environment, options: options, prepare: compile(to: name)) {
-      job in
+    let compile = compile(to: name)
+    return try Job.run(
+      prefix + ["./\(name)", "./base"], named: name, environment: environment, options: options,
+      prepare: { folder in
+        try compile(folder)
+        try prepare(folder)
+      }
+    ) { job in
       let isReady = Processes.poll(20) {
         Files.exists(job.path("base")) || Files.exists(job.path("base.result"))
       }

@@ -31,11 +31,13 @@ enum Tool {
   }
 
   /// Runs the tool to its end. It is killed after `seconds`, which is a failure.
-  static func run(_ arguments: [String], seconds: Double = 60, prefix: [String] = []) throws -> Outcome {
+  static func run(
+    _ arguments: [String], program: String = path, seconds: Double = 60, prefix: [String] = []
+  ) throws -> Outcome {
     let folder = try Files.makeTemporaryFolder("tool")
     defer { Files.remove(folder) }
     let pid = try Processes.start(
-      prefix + [path] + arguments, in: "/", output: folder + "/out", errors: folder + "/err",
+      prefix + [program] + arguments, in: "/", output: folder + "/out", errors: folder + "/err",
       newSession: false)
     guard let ended = Processes.wait(for: pid, seconds: seconds) else {
       kill(pid, SIGKILL)
