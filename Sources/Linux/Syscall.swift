@@ -65,8 +65,8 @@ public struct Descriptor: ~Copyable, Sendable {
 }
 
 /// An anonymous file in memory, close-on-exec (man 2 memfd_create).
-public func memfdCreate(_ name: String) throws(Errno) -> Descriptor {
-  let result = name.withCString { cl_syscall(Int(__NR_memfd_create), Int(bitPattern: $0), 1, 0, 0, 0, 0) }
+public func memfdCreate(_ name: String, flags: Int = 0) throws(Errno) -> Descriptor {
+  let result = name.withCString { cl_syscall(Int(__NR_memfd_create), Int(bitPattern: $0), 1 | flags, 0, 0, 0, 0) }
   if result < 0 { throw Errno(rawValue: Int32(-result)) }
   return Descriptor(Int32(result))
 }

@@ -110,6 +110,9 @@ public struct RestoredSharedMemory {
     if let fd = restore.sharedMemory.descriptors[id] { return fd }
     let fd = try about("shared memory \(id)") { () throws(Failure) -> Int32 in
       let descriptor = try about("mapping it") { () throws(Errno) -> Descriptor in
+        // Whose capabilities count in a user namespace only is not let in to map_files (fs/proc/base.c: proc_map_files_open). There
+        // the memory has a memfd's name.
+        if restore.privileges.makesUserNamespace { return try memfd(size: size, huge: huge) }
         let address = try syscall(
           __NR_mmap, 0, Int(size), Int(PROT_READ | PROT_WRITE), Int(MAP_SHARED | MAP_ANONYMOUS) | Int(huge), -1, 0)
         defer { _ = cl_syscall(Int(__NR_munmap), address, Int(size), 0, 0, 0, 0) }
@@ -122,6 +125,13 @@ public struct RestoredSharedMemory {
     }
     restore.sharedMemory.descriptors[id] = fd
     return fd
+  }
+
+  private static func memfd(size: UInt64, huge: UInt32) throws(Errno) -> Descriptor {
+    // The page size is said in the same bits (linux/memfd.h: MFD_HUGE_SHIFT).
+    let descriptor = try memfdCreate("shared", flags: huge == 0 ? 0 : 4 /* MFD_HUGETLB */ | Int(huge & 0xfc00_0000))
+    try syscall(__NR_ftruncate, Int(descriptor.rawValue), Int(size))
+    return descriptor
   }
 
   /// Reads the content of segment `id` into a tmpfs file.

@@ -41,8 +41,8 @@ extension Live {
 
     @Test(
       arguments: [
-        "tree", "threads", "pipes", "fifos", "memfd", "map_shared_anon", "map_deleted", "ghost_file", "cow", "posix_timers",
-        "sig_pending", "epolls", "fd_shared", "zombies", "mlock", "restart_sleep", "stopped", "rlimits", "regs_fpu",
+        "tree", "threads", "pipes", "fifos", "memfd", "map_shared_anon", "map_deleted", "posix_timers",
+        "sig_pending", "epolls", "fd_shared", "mlock", "restart_sleep", "regs_fpu",
       ], Right.allCases)
     func ownTreesComeBack(_ name: String, _ right: Right) throws {
       let verdict = try LiveProgram(name: name).run(prefix: Self.asUser, prepare: Self.prepare) { job in
