@@ -5,20 +5,27 @@ extension Live {
   /// Every program that is sent to a task fails once: the tool says so, and leaves all as it was (Tracee/FaultInjection).
   @Suite struct Faults {
     /// Where in its program: at the first call, and at the last one.
-    @Test(arguments: ["", ".1000000"])
-    func everyProgramOfADump(_ call: String) throws {
+    @Test(arguments: ["", ".1000000"], [[], ["--snapshot"]])
+    func everyProgramOfADump(_ call: String, _ options: [String]) throws {
       try LiveProgram(name: "fixtures/five").run { job in
         let tree = Processes.tree(of: job.pid)
         #expect(tree.count == 5)
         let before = Condition(of: tree)
+        // Who cannot make a copy writes its memory itself: with --snapshot a failure is no end.
+        var failed = 0
+        var succeeded = 0
         for number in 1..<1000 {
           let images = job.path("faulty")
           let outcome = try job.tryDump(
-            ["--leave-running"], to: images, prefix: ["env", "SWIFT_RESTORE_FAULT=\(number)\(call):EDOM"])
+            ["--leave-running"] + options, to: images, prefix: ["env", "SWIFT_RESTORE_FAULT=\(number)\(call):EDOM"])
           if outcome.code == 0 {
-            #expect(number > 15, "there are only \(number - 1) programs")
-            break
+            succeeded += 1
+            Files.remove(images)
+            if succeeded > (options.isEmpty ? 0 : 8) { break }
+            continue
           }
+          failed += 1
+          succeeded = 0
           expectClear(outcome, "program \(number)\(call)")
           #expect(Files.names(images).filter { $0 != "dump.log" }.isEmpty || !Files.exists(images + "/inventory.img"))
           let changes = before.lastingChanges(of: tree)
@@ -26,6 +33,7 @@ extension Live {
           if !changes.isEmpty { break }
           Files.remove(images)
         }
+        #expect(failed > 10, "there are only \(failed) programs")
       }
     }
 
