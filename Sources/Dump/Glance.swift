@@ -43,11 +43,12 @@ struct Glance {
       let file = try Descriptor.open(at: task.folder, "timers")
       return PosixTimers.list(try buffer.readAll(file.rawValue, longestRecord: 512))
     }
-    try lookAtThreads(of: task, buffer)
+    try look(at: task.threads[...], of: task, buffer)
   }
 
-  private mutating func lookAtThreads(of task: Place, _ buffer: ReadBuffer) throws(Failure) {
-    for tid in task.threads {
+  /// Looks at threads of the process, behind those that were looked at before.
+  mutating func look(at tids: ArraySlice<Int32>, of task: Place, _ buffer: ReadBuffer) throws(Failure) {
+    for tid in tids {
       threads.append(
         try about("task \(task.pid): thread \(tid): reading its state") { () throws(Errno) in
           let file = try Descriptor.open(at: task.folder, "task/\(tid)/status")
@@ -81,6 +82,7 @@ struct Glance {
 /// The glances at all tasks of a tree, in order. The tracer and its companion make them in equal parts.
 final class Glances {
   private static let batch = 32
+  private static let manyThreads = 64
   private let companion: Companion
   private var places: ArraySlice<Glance.Place>
   private let own = Reader()
@@ -104,27 +106,51 @@ final class Glances {
   }
 
   private func look() throws(Failure) {
-    let first = places.prefix(Self.batch)
-    let second = places.dropFirst(first.count).prefix(Self.batch)
+    if let place = places.first, place.threads.count > Self.manyThreads { return try lookAtThreads(of: place) }
+    let first = places.prefix { $0.threads.count <= Self.manyThreads }.prefix(Self.batch)
+    let second = places.dropFirst(first.count).prefix { $0.threads.count <= Self.manyThreads }.prefix(Self.batch)
     places = places.dropFirst(first.count + second.count)
     let theirs = theirs
-    companion.start { () throws(Failure) in try theirs.read(second) }
+    try together({ () throws(Failure) in try self.own.read(first) }, { () throws(Failure) in try theirs.read(second) })
+    ready = (own.glances + theirs.glances).reversed()
+  }
+
+  /// A process with so many threads that these are divided.
+  private func lookAtThreads(of place: Glance.Place) throws(Failure) {
+    places = places.dropFirst()
+    var process = place
+    process.threads = []
+    try own.read([process])
+    guard var glance = own.glances.first else { return }
+    let half = place.threads.count / 2
+    var rest = glance
+    let theirs = theirs
+    try together(
+      { () throws(Failure) in try glance.look(at: place.threads[..<half], of: place, self.own.buffer) },
+      { () throws(Failure) in try rest.look(at: place.threads[half...], of: place, theirs.buffer) })
+    glance.threads += rest.threads
+    glance.stray = glance.stray ?? rest.stray
+    ready = [glance]
+  }
+
+  /// The tracer does one half, and the companion the other.
+  private func together(_ mine: () throws(Failure) -> Void, _ other: @escaping Companion.Job) throws(Failure) {
+    companion.start(other)
     do throws(Failure) {
-      try own.read(first)
+      try mine()
     } catch {
       do throws(Failure) { try companion.wait() } catch {}  // one failure is enough
       throw error
     }
     try companion.wait()
-    ready = (own.glances + theirs.glances).reversed()
   }
 
   /// One thread's part.
   private final class Reader {
-    private let buffer = ReadBuffer()
+    let buffer = ReadBuffer()
     private(set) var glances: [Glance] = []
 
-    func read(_ places: ArraySlice<Glance.Place>) throws(Failure) {
+    func read(_ places: some Sequence<Glance.Place>) throws(Failure) {
       glances = []
       for place in places { glances.append(try Glance(at: place, buffer)) }
     }
