@@ -32,7 +32,8 @@ public enum CPUState {
       try Ptrace.extendedState(thread.tid)
     }
     var info = ThreadInfoX86()
-    info.gpregs = record(thread.registers)
+    // CRIU makes no interrupted call again that is recorded as one: the program would see the kernel's own error codes.
+    info.gpregs = record(thread.registers.restartingCall(restartBlockIsValid: false))
     guard state.count >= 576 else {
       throw Failure("task \(thread.tid): this CPU has no XSAVE, which is needed")
     }

@@ -82,7 +82,6 @@ func work(_ seeds: Range<UInt64>, _ samples: [Sample], _ scratch: String, _ curr
   setrlimit(__rlimit_resource_t(9) /* RLIMIT_AS */, &limit)
   var options = RestoreOptions()
   options.verify = false
-  var accepted: UInt64 = 0
   for seed in seeds {
     current[0] = seed
     let (sample, files) = input(seed, samples)
@@ -92,7 +91,7 @@ func work(_ seeds: Range<UInt64>, _ samples: [Sample], _ scratch: String, _ curr
     watch(seconds: 10)
     do throws(Failure) {
       _ = try Plan(options, images: folder)
-      accepted += 1
+      current[1] += 1
     } catch {
       // Who reads it must know where to look, and what to do.
       if !error.cause.contains(".img") || error.advice.isEmpty {
@@ -106,7 +105,6 @@ func work(_ seeds: Range<UInt64>, _ samples: [Sample], _ scratch: String, _ curr
       try write(whole.bytes, to: folder + "/" + file.name)
     }
   }
-  current[1] += accepted
 }
 
 func run() throws(Failure) -> Int32 {
