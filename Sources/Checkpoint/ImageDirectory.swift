@@ -49,6 +49,9 @@ public struct ImageDirectory: ~Copyable, Sendable {
   /// The descriptor of the folder; it is closed with this value.
   public var descriptor: FileDescriptor { folder.value }
 
+  /// Whether users other than the folder's owner can put files of theirs in the place of images.
+  public var isOpenToOthers: Bool { SystemCalls.isOpenToOthers(descriptor) }
+
   /// Whether there is such a file, or should be one.
   public func contains(_ file: ImageFile) -> Bool {
     noted[file.fileName] != nil || SystemCalls.exists(descriptor, file.fileName)

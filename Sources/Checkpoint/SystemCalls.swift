@@ -27,6 +27,12 @@ enum SystemCalls {
     Glibc.faccessat(folder.rawValue, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0
   }
 
+  /// Whether others than its owner may remove files from a folder (man 2 unlink; with S_ISVTX they may not).
+  static func isOpenToOthers(_ folder: FileDescriptor) -> Bool {
+    var status = stat()
+    return fstat(folder.rawValue, &status) == 0 && status.st_mode & 0o022 != 0 && status.st_mode & 0o1000 == 0
+  }
+
   /// The names in a folder, in no order; none if it cannot be listed.
   static func names(_ folder: FileDescriptor) -> [String] {
     // A description of its own: the position in the listing belongs to it.

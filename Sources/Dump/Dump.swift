@@ -31,6 +31,9 @@ public enum Dump {
     let dump = try DumpContext(options: options, directory: directory)
     let begin = nanoseconds()
     raiseFileLimit()
+    if dump.directory.isOpenToOthers {
+      dump.warnings.append("others may write in \(images), and so put images of theirs there: chmod go-w it before you restore from it")
+    }
 
     var freezer = Freezer()
     try freezer.freeze(root: options.pid, timeout: max(options.timeout, 1))

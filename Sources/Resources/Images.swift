@@ -5,15 +5,25 @@ import SystemPackage
 extension Failure {
   /// What is wrong with an image, as the failure of a dump or restore.
   public init(_ error: ImageError) {
-    if case .system(_, let errno) = error.problem {
-      self.init(error.description, advice: Self.advice(errno), errno: errno)
+    if case .system(let call, let errno) = error.problem {
+      let isMaking = call == "make the folder" || call == "create"
+      self.init(error.description, advice: isMaking ? Self.adviceToWriter(errno) : Self.advice(errno), errno: errno)
     } else {
       self.init(error.description, advice: "The images are damaged or incomplete; dump again.")
     }
   }
 
+  private static func adviceToWriter(_ errno: Errno) -> String {
+    switch errno {
+    case .noSuchFileOrDirectory, .notDirectory: "Give a folder with --images that is there, or can be made in one that is."
+    default: advice(errno)
+    }
+  }
+
   private static func advice(_ errno: Errno) -> String {
     switch errno {
+    case .notDirectory: "Give a folder with --images."
+    case .tooManySymbolicLinkLevels: "It is a symbolic link; images are read from their own folder only."
     case .noSpace, .diskQuotaExceeded: "The images folder is full; make room or choose another with --images."
     case .noSuchFileOrDirectory: "Give the folder of a complete checkpoint with --images."
     case .permissionDenied, .readOnlyFileSystem: "Choose a folder that can be written with --images."

@@ -111,7 +111,7 @@ public enum RegularFile: FileKind {
     if let size = reg.size, size != UInt64(st.st_size) {
       throw Failure("\(subject) has \(st.st_size) bytes; at the dump it had \(size)", advice: changedAdvice)
     }
-    if !reg.buildId.isEmpty {
+    if !reg.buildId.isEmpty, restore.options.validateBuildIDs {
       let now = BuildID.read(RecordedPath(path: path))
       if now != reg.buildId {
         throw Failure("\(subject) has another build-id than at the dump", advice: changedAdvice)

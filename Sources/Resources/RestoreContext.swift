@@ -157,8 +157,10 @@ public struct RestoreOptions: Sendable {
   public var detach = false
   public var shellJob = false
   public var sibling = false
-  /// Compare size and build-id of files with what was recorded.
+  /// Compare the size of files with what was recorded.
   public var validateFiles = true
+  /// Their build-id too.
+  public var validateBuildIDs = true
   /// Memory that fills whole huge pages gets such, whatever the size of its pages was (``Prefault``).
   public var transparentHugePages = false
   /// Compare images with their checksums.

@@ -23,7 +23,7 @@ struct CheckCommand: ParsableCommand {
     help: "Of images: sessions and terminals from outside of the tree are this shell's.")
   var shellJob = false
 
-  @Option(help: "Of images: compare files with what was recorded of them, build-id (and size) or none.")
+  @Option(help: "Of images: compare files with what was recorded of them, build-id (and size), filesize, or none.")
   var fileValidation: FileValidation = .buildID
 
   func run() throws {
@@ -33,6 +33,7 @@ struct CheckCommand: ParsableCommand {
         var options = RestoreOptions()
         options.shellJob = shellJob
         options.validateFiles = fileValidation != .none
+        options.validateBuildIDs = fileValidation == .buildID
         try Plan.verify(images: images)
         _ = try Plan(options, images: images)
         output.show(.object([("images", .string(images)), ("restorable", .bool(true))])) { "\(images): ok\n" }

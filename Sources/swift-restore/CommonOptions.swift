@@ -51,7 +51,7 @@ struct Output {
     let folder = options.workDir ?? options.images
     let path = name.hasPrefix("/") ? name : folder + "/" + name
     mkdir(folder, 0o700)
-    let fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o600)
+    let fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0o600)
     if fd < 0 {
       let errno = Errno(rawValue: errno)
       Self.write("cannot open the log file \(path): \(errno.nameAndText)\n", to: 2)
@@ -71,16 +71,16 @@ struct Output {
           to: 1)
       } else {
         Self.write(
-          "swift-restore: \(failure.cause)\n" + (failure.advice.isEmpty ? "" : "  \(failure.advice)\n"), to: 2
-        )
+          "swift-restore: \(Self.printable(failure.cause))\n" + (failure.advice.isEmpty ? "" : "  \(Self.printable(failure.advice))\n"),
+          to: 2)
       }
-      if let log { Self.write("Error: \(failure.description)\n", to: log) }
+      if let log { Self.write("Error: \(Self.printable(failure.description))\n", to: log) }
       throw ExitCode(1)
     }
   }
 
   func warn(_ warnings: [String]) {
-    for warning in warnings {
+    for warning in warnings.map(Self.printable) {
       if let log, options.verbosity >= 1 { Self.write("Warning: \(warning)\n", to: log) }
       if !options.json && options.verbosity >= 1 { Self.write("swift-restore: warning: \(warning)\n", to: 2) }
     }
@@ -121,7 +121,16 @@ struct Output {
 
   /// A command's result: one JSON document, or the lines for people.
   func show(_ result: JSON, or lines: () -> String) {
-    Self.write(options.json ? "\(result)\n" : lines(), to: 1)
+    Self.write(options.json ? "\(result)\n" : Self.printable(lines()), to: 1)
+  }
+
+  /// Names in images are anybody's: what would steer a terminal is shown by its number.
+  static func printable(_ text: String) -> String {
+    func steers(_ scalar: Unicode.Scalar) -> Bool {
+      scalar.properties.generalCategory == .control && scalar != "\n" || scalar.properties.isBidiControl
+    }
+    guard text.unicodeScalars.contains(where: steers) else { return text }
+    return text.unicodeScalars.map { steers($0) ? "\\u{\(String($0.value, radix: 16))}" : String($0) }.joined()
   }
 
   /// A JSON string.

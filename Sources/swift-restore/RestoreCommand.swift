@@ -51,7 +51,7 @@ struct RestoreCommand: ParsableCommand {
   @Option(help: "Write the root's PID to this file.")
   var pidfile: String?
 
-  @Option(help: "Compare files with what was recorded of them: build-id (and size) or none.")
+  @Option(help: "Compare files with what was recorded of them: build-id (and size), filesize, or none.")
   var fileValidation: FileValidation = .buildID
 
   @Flag(inversion: .prefixedNo, help: "Compare images with the checksums that the dump has written.")
@@ -77,6 +77,7 @@ struct RestoreCommand: ParsableCommand {
       options.transparentHugePages = thp == .auto
       options.workDirectory = common.workDir
       options.validateFiles = fileValidation != .none
+      options.validateBuildIDs = fileValidation == .buildID
       let result = try Restore.run(options, images: common.images)
       output.warn(result.warnings)
       output.show(result.statistics)
@@ -90,7 +91,7 @@ struct RestoreCommand: ParsableCommand {
 
   private func write(_ pid: Int32, to path: String) throws(Failure) {
     let name = path.hasPrefix("/") ? path : (common.workDir ?? common.images) + "/" + path
-    let fd = open(name, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
+    let fd = open(name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0o644)
     guard fd >= 0 else { throw Failure("the pidfile \(name)", .init(rawValue: errno)) }
     Output.write("\(pid)", to: fd)
     close(fd)

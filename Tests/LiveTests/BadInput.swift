@@ -27,6 +27,9 @@ extension Live {
       let errors = outcome.errors.lowercased()
       let missing = words.filter { !errors.contains($0.lowercased()) }
       #expect(missing.isEmpty, "not named in: \(outcome.errors)")
+      // The cause, perhaps with a list of objects, and then what to do.
+      let lines = outcome.errors.split(separator: "\n")
+      #expect(lines.count >= 2 && lines[0].hasPrefix("swift-restore: ") && lines[lines.count - 1].hasPrefix("  "), "\(outcome.errors)")
       if let images { #expect(!Files.exists(images + "/inventory.img")) }
     }
 
@@ -72,6 +75,8 @@ extension Live {
       try LiveProgram(name: "fixtures/traced").run { job in
         let child = try #require(pid_t(try job.text("base.child")))
         try refuseToDump(child, naming: ["traced"])
+        // As a part of the tree too.
+        expectRefusal(try job.tryDump(), naming: ["\(child)", "traced"], images: job.images)
       }
     }
 
@@ -378,6 +383,12 @@ extension Live {
         try #require(Files.bytes(job.path("program"))?.count == before)
         expectRefusal(try job.tryRestore(), naming: [job.path("program"), "build"])
         try job.expectNothingLeft()
+        #expect(try Tool.run(["check", "-D", job.images]).code == 1)
+        // It has the size, which is all that this asks for.
+        #expect(try Tool.run(["check", "-D", job.images, "--file-validation", "filesize"]).code == 0)
+        try Files.write(try #require(Files.bytes(job.path("program"))) + [0], to: job.path("program"))
+        expectRefusal(try job.tryRestore(["--file-validation", "filesize"]), naming: [job.path("program"), "bytes"])
+        #expect(try Tool.run(["check", "-D", job.images, "--file-validation", "none"]).code == 0)
       }
     }
 
