@@ -130,7 +130,7 @@ struct Output {
       scalar.properties.generalCategory == .control && scalar != "\n" || scalar.properties.isBidiControl
     }
     guard text.unicodeScalars.contains(where: steers) else { return text }
-    return text.unicodeScalars.map { steers($0) ? "\\u{\(String($0.value, radix: 16))}" : String($0) }.joined()
+    return text.unicodeScalars.map { steers($0) ? "\\x\(String($0.value, radix: 16))" : String($0) }.joined()
   }
 
   /// A JSON string.

@@ -66,7 +66,7 @@ extension Live {
         var buffer = ImageBuffer()
         try folder.write(core, to: .core(UInt32(job.pid)), using: &buffer)
         let shown = try Tool.run(["show", job.images])
-        #expect(shown.code == 0 && !shown.output.contains("\u{1b}") && shown.output.contains("\\u{1b}[2Jsleep"), "\(shown)")
+        #expect(shown.code == 0 && !shown.output.contains("\u{1b}") && shown.output.contains("\\x1b[2Jsleep"), "\(shown)")
       }
     }
 
