@@ -40,7 +40,7 @@ struct CommonOptions: ParsableArguments {
 /// What a command says, and how it ends.
 struct Output {
   private let options: CommonOptions
-  private let log: Int32?
+  private var log: Int32?
 
   init(_ options: CommonOptions) throws {
     self.options = options
@@ -53,9 +53,10 @@ struct Output {
     mkdir(folder, 0o700)
     let fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0o600)
     if fd < 0 {
-      let errno = Errno(rawValue: errno)
-      Self.write("cannot open the log file \(path): \(errno.nameAndText)\n", to: 2)
-      throw ExitCode(1)
+      let failure = Failure(
+        "the log file \(path)", Errno(rawValue: errno), advice: "Give a folder that can be written with --images or --work-dir.")
+      log = nil
+      try reporting { throw failure }
     }
     log = fd
   }
