@@ -71,18 +71,18 @@ extension Live {
     @Test func aContainerWithARootOfItsOwn() throws {
       let setUp = """
         set -e; mount --make-rprivate /; mount -t tmpfs root root; cd root
-        mkdir usr etc proc sys dev tmp old work; for l in bin lib lib64 sbin; do ln -s usr/$l $l; done
-        mount --bind /usr usr; mount -o remount,bind,ro usr; mount --bind /etc etc; mount --bind .. work
+        mkdir usr etc proc sys dev tmp old job; for l in bin lib lib64 sbin; do ln -s usr/$l $l; done
+        mount --bind /usr usr; mount -o remount,bind,ro usr; mount --bind /etc etc; mount --bind .. job
         mount -t proc proc proc; mount -t sysfs -o ro sysfs sys; mount -t tmpfs -o mode=755 dev dev
         mknod dev/null c 1 3; mkdir dev/pts dev/shm dev/mqueue; mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
         mount -t mqueue mqueue dev/mqueue; mount -t tmpfs shm dev/shm
         mount --bind dev/null proc/version; mount --bind proc/sys proc/sys; mount -o remount,bind,ro proc/sys
-        hostname box; pivot_root . old; umount -l /old; exec bash /work/program
+        hostname box; pivot_root . old; umount -l /old; exec bash /job/program
         """
       let program = """
         list() { cut -d" " -f4- /proc/self/mountinfo | sort; }
         echo kept >/dev/shm/kept; exec 7</dev/null 8</etc/hostname; list >/tmp/before
-        touch /work/ready; while [ ! -e /work/go ]; do sleep 0.05; done
+        touch /job/ready; while [ ! -e /job/go ]; do sleep 0.05; done
         list | cmp - /tmp/before && echo $$ $(hostname) $(cat /dev/shm/kept) $(cat /proc/version | wc -c) $(list | wc -l)
         readlink /proc/self/fd/7 /proc/self/fd/8; [ -e /old/bin ] && echo the machine is seen; sleep 0 & wait $! && echo forks
         """
