@@ -99,7 +99,7 @@ public enum MountNamespace: NamespaceKind {
 extension MntEntry {
   init(_ mount: Mount) {
     self.init()
-    fstype = UInt32((Self.types[mount.type.text] ?? .unsupported).rawValue)
+    fstype = UInt32((Self.types[mount.type.text] ?? .auto).rawValue)
     mntId = UInt32(bitPattern: mount.id)
     rootDev = mount.device
     parentMntId = UInt32(bitPattern: mount.parent)
@@ -110,7 +110,8 @@ extension MntEntry {
     let words = mount.options.split(separator: UInt8(ascii: ","))
     sbFlags = words.contains { $0.elementsEqual("ro".utf8) } ? 1 : 0
     options = Array(words.filter { !$0.elementsEqual("rw".utf8) && !$0.elementsEqual("ro".utf8) }.joined(separator: [0x2c]))
-    if fstype == 0 { fsname = mount.type.text }
+    // Other readers take a name of theirs for no other type.
+    if Fstype.auto.rawValue == Int32(bitPattern: fstype) { fsname = mount.type.text }
   }
 
   private static let types: [String: Fstype] = [

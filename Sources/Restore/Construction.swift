@@ -185,6 +185,8 @@ final class Construction {
       left = left.filter { kill($0, 0) == 0 && !Self.hasEnded($0) }
       if !left.isEmpty { usleep(500) }
     }
+    // Who has ended since the last look.
+    while cl_syscall(Int(__NR_wait4), -1, 0, 0x4000_0001, 0, 0, 0) > 0 {}
   }
 
   private static func hasEnded(_ pid: Int32) -> Bool {

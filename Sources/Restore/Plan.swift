@@ -83,10 +83,15 @@ public struct Plan {
   }
 
   /// The steps that make the tree of the images again, whatever else in them cannot be restored.
-  public static func schedule(_ options: RestoreOptions, images: String) throws(Failure) -> ForkSchedule {
+  /// With the nanoseconds that it took to find them.
+  public static func schedule(_ options: RestoreOptions, images: String) throws(Failure)
+    -> (schedule: ForkSchedule, nanoseconds: UInt64)
+  {
     do throws(Failure) {
       let tree = try RecordedTree(try LoadedCheckpoint(options, images: images))
-      return try schedule(tree, Levels(tree, options), options)
+      let begin = nanoseconds()
+      let schedule = try schedule(tree, Levels(tree, options), options)
+      return (schedule, nanoseconds() - begin)
     } catch {
       throw error.advised("The images are damaged, or not of this program's making; dump again.")
     }

@@ -16,6 +16,8 @@ public enum Restore {
     public var top: Int32
     public var statistics: RestoreStatsEntry
     public var warnings: [String]
+    /// How often a PID was tried again, because another process had it for a moment or was born in between.
+    public var pidRetries = 0
     /// A process group of the tree has the terminal that was this process's (man 3 tcsetpgrp).
     public var hasForeground = false
   }
@@ -67,7 +69,7 @@ public enum Restore {
     writeStatistics(statistics, plan.restore)
     return Result(
       root: plan.tasks[0].tracerPID, top: construction.topPID, statistics: statistics, warnings: plan.restore.warnings,
-      hasForeground: plan.restore.gaveForeground)
+      pidRetries: construction.pidRetries, hasForeground: plan.restore.gaveForeground)
   }
 
   /// For those who look at `stats-restore`; the folder may be read-only, and the tree runs without it.

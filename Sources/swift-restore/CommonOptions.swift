@@ -99,13 +99,14 @@ struct Output {
     show("dump", rows)
   }
 
-  func show(_ s: RestoreStatsEntry) {
+  func show(_ s: RestoreStatsEntry, pidRetries: Int) {
     show(
       "restore",
       [
         ("forking_time", "Forking time, µs", UInt64(s.forkingTime)),
         ("restore_time", "Restore time, µs", UInt64(s.restoreTime)),
         ("pages_restored", "Pages restored", s.pagesRestored ?? 0),
+        ("pid_retries", "PIDs tried again", UInt64(pidRetries)),
       ])
   }
 

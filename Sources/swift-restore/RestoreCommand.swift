@@ -80,7 +80,7 @@ struct RestoreCommand: ParsableCommand {
       options.validateBuildIDs = fileValidation == .buildID
       let result = try Restore.run(options, images: common.images)
       output.warn(result.warnings)
-      output.show(result.statistics)
+      output.show(result.statistics, pidRetries: result.pidRetries)
       if let pidfile { try write(result.root, to: pidfile) }
       if !detach && !restoreSibling { status = Restore.wait(result) }
     }

@@ -35,9 +35,13 @@ struct ShowCommand: ParsableCommand {
       if schedule {
         var options = RestoreOptions()
         options.shellJob = shellJob
-        let steps = try Plan.schedule(options, images: folder).steps.map(\.description)
-        output.show(.object([("steps", .array(steps.map { .string($0) }))])) {
+        let (schedule, nanoseconds) = try Plan.schedule(options, images: folder)
+        let steps = schedule.steps.map(\.description)
+        output.show(
+          .object([("steps", .array(steps.map { .string($0) })), ("scheduling_time", .number(nanoseconds / 1000))])
+        ) {
           steps.map { $0 + "\n" }.joined()
+            + (common.displayStats ? "Scheduling time, µs: \(nanoseconds / 1000)\n" : "")
         }
       } else {
         let summary = try asFailure { () throws(ImageError) in

@@ -98,6 +98,30 @@ extension Live {
       }
     }
 
+    /// A tree that was dumped from outside of its namespace, restored inside of one where a PID of that level is taken.
+    @Test func takenInnerPIDIsNamed() throws {
+      let script = "echo 99 >/proc/sys/kernel/ns_last_pid; setsid sleep 1000 & wait"
+      try Job.run(["unshare", "--pid", "--fork", "sh", "-c", script], named: "inner") { job in
+        _ = Processes.poll(10) { Processes.tree(of: job.pid).count == 3 }
+        let root = Processes.tree(of: job.pid).last ?? 0
+        _ = Processes.poll(5) { Files.text("/proc/\(root)/comm") == "sleep\n" }
+        let inner = LiveTree.numbers("NSpid", of: root).last ?? 0
+        let images = job.path("images")
+        let dump = try Tool.run(["dump", "-t", "\(root)", "-D", images])
+        #expect(dump.code == 0, "\(dump.errors)")
+        try job.killTree()
+        let holder = "echo \(inner - 1) >/proc/sys/kernel/ns_last_pid; tail -f /dev/null & test $! = \(inner) && exec env \"$@\""
+        let outcome = try Tool.run(
+          ["restore", "-D", images, "-d", "--pid-retries", "3"],
+          prefix: ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", holder, "sh"])
+        #expect(outcome.code == 1)
+        #expect(outcome.errors.contains("its PID \(inner) "), "\(outcome.errors)")
+        #expect(outcome.errors.contains("taken by the process tail"), "\(outcome.errors)")
+        #expect(Processes.state(of: root) == nil)
+        try job.expectNothingLeft()
+      }
+    }
+
     // MARK: Parts
 
     private func parent(of pid: pid_t) -> pid_t {

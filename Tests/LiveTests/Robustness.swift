@@ -51,13 +51,20 @@ extension Live {
     }
 
     /// SIGKILL at random moments, of the tool and of the process that works for it: scripts/kill-sweep, which says what it looks at.
-    @Test(.timeLimit(.minutes(5)), arguments: [["dump", "50"], ["dump", "50", "--worker"], ["restore", "50"]])
-    func killedAtRandom(_ arguments: [String]) throws {
+    @Test(
+      .timeLimit(.minutes(5)),
+      arguments: [["dump", "50"], ["dump", "50", "--worker"], ["restore", "50"], ["restore", "20", "--nested"]])
+    func killedAtRandom(_ arguments: [String]) throws { try run("kill-sweep", arguments) }
+
+    /// Processes that fork as fast as they can get in the way of every PID: scripts/race-pids.
+    @Test(.timeLimit(.minutes(5))) func racingForks() throws { try run("race-pids", ["10"]) }
+
+    private func run(_ script: String, _ arguments: [String]) throws {
       let folder = try Files.makeTemporaryFolder("sweep")
       defer { Files.remove(folder) }
-      let script = "/" + #filePath.split(separator: "/").dropLast(3).joined(separator: "/") + "/scripts/kill-sweep"
+      let path = "/" + #filePath.split(separator: "/").dropLast(3).joined(separator: "/") + "/scripts/" + script
       let sweep = try Processes.start(
-        ["/usr/bin/python3", script] + arguments, in: "/", environment: ["SWIFT_RESTORE": Tool.path],
+        ["/usr/bin/python3", path] + arguments, in: "/", environment: ["SWIFT_RESTORE": Tool.path],
         output: folder + "/out", errors: folder + "/err", newSession: false)
       let ended = Processes.wait(for: sweep, seconds: 280)
       if ended == nil { kill(sweep, SIGTERM) }
