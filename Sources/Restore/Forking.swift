@@ -43,6 +43,8 @@ struct Forking {
     var program: SyscallProgram
     var actor: ForkSchedule.Actor
     var tries = 0
+    /// How often it was looked at since the last try.
+    var pause = 0
   }
 
   init(_ construction: Construction) throws(Failure) {
@@ -149,6 +151,10 @@ struct Forking {
     guard let stop = item.slot.stop(of: item.program) else { return }
     let birth = births.first { $0.slot.address == item.slot.address && $0.call == stop.call }
     if stop.result == -Int64(EEXIST), birth != nil, item.tries < plan.restore.options.pidRetries {
+      // On a busy machine a process that is about to end may take its time: each try waits longer than the one before.
+      item.pause += 1
+      if item.pause <= item.tries { return }
+      item.pause = 0
       item.tries += 1
       construction.pidRetries += 1
       item.slot.resume()
@@ -292,7 +298,7 @@ struct Forking {
         tries += 1
         if errno == .fileExists, tries <= plan.restore.options.pidRetries {
           construction.pidRetries += 1
-          usleep(5_000)
+          usleep(5_000 * UInt32(min(tries, 100)))
           continue
         }
         let name = construction.name(clone.child)
