@@ -55,7 +55,6 @@ struct Forking {
   }
 
   mutating func run() throws(Failure) {
-    awaitReaping()
     if dance == nil {
       for wave in plan.schedule.waves { try run(wave) }
     } else {
@@ -65,17 +64,6 @@ struct Forking {
     dance?.end()
     try nameForTracer()
     try membership.mountProc()
-  }
-
-  /// A tree that was just dumped may still lie there as zombies that nobody has waited for, PID 1 being slow at it: their PIDs
-  /// become free in a moment, for which it is worth to wait a little.
-  private func awaitReaping() {
-    guard plan.levels.namesToolLevel else { return }
-    let end = nanoseconds() + 2_000_000_000
-    for task in plan.tree.tasks {
-      let pid = task.pids[plan.levels.tool].rawValue
-      while Holder(of: pid)?.isZombie ?? false, nanoseconds() < end { usleep(2_000) }
-    }
   }
 
   private mutating func run(_ wave: [Int]) throws(Failure) {

@@ -9,16 +9,38 @@ struct Holder {
   let comm: String
   let isZombie: Bool
   let parent: Int32
+  fileprivate let group: Int32
+  fileprivate let session: Int32
 
   /// `nil` if nobody has it, in this process's namespace.
   init?(of pid: Int32) {
     guard kill(pid, 0) == 0 || errno != ESRCH else { return nil }
+    self.init(looking: pid)
+  }
+
+  private init?(looking pid: Int32) {
     let buffer = ReadBuffer()
     guard let directory = try? ProcDirectory(pid: pid), let text = try? directory.read("stat", buffer),
       let stat = ProcStat(text)
     else { return nil }
     self.pid = pid
     (comm, isZombie, parent) = (stat.comm.text, stat.state == UInt8(ascii: "Z"), stat.ppid)
+    (group, session) = (stat.pgrp, stat.session)
+  }
+
+  /// A process of the group or session with this ID, which keeps the number when its leader has gone (kernel/pid.c: free_pid is
+  /// called when nobody is attached to it in any role); and "group" or "session".
+  static func member(of number: Int32) -> (holder: Holder, role: String)? {
+    let buffer = ReadBuffer()
+    guard let directory = try? Descriptor.open("/proc", O_RDONLY | O_DIRECTORY),
+      let all = try? buffer.numbers(in: directory.rawValue)
+    else { return nil }
+    for pid in all {
+      guard let holder = Holder(looking: pid) else { continue }
+      if holder.group == number { return (holder, "process group") }
+      if holder.session == number { return (holder, "session") }
+    }
+    return nil
   }
 }
 
@@ -58,6 +80,11 @@ extension Forking {
         advice: holder.isZombie
           ? "It has ended, but its parent \(holder.parent) has not waited for it; try again." : advice,
         errno: .fileExists)
+    }
+    if let pid = wanted.pid(at: level), let (member, role) = Holder.member(of: pid) {
+      return Failure(
+        "\(name): its PID \(pid) is taken by the \(role) of the process \(member.comm) (\(member.pid)), whose leader has gone: clone3: \(Errno.fileExists.nameAndText)",
+        advice: advice, errno: .fileExists)
     }
     let around =
       plan.levels.namedAround > 0 ? " in a PID namespace around this one, which cannot be seen from here" : " that has gone since"

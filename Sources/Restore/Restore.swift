@@ -41,6 +41,7 @@ public enum Restore {
 
   private static func run(_ plan: Plan) throws(Failure) -> Result {
     let begin = nanoseconds()
+    try plan.checkPIDs()
     try plan.restore.privileges.prepare()
     let construction = try Construction(plan)
     var statistics = RestoreStatsEntry()

@@ -122,6 +122,98 @@ extension Live {
       }
     }
 
+    // MARK: PIDs that stay taken
+
+    enum Namesake: String, CaseIterable, CustomTestStringConvertible {
+      case tool, parent, group
+      var testDescription: String { rawValue }
+
+      /// A shell that must have the PID `$1`, as its number is 77 otherwise; the rest is the tool's command.
+      var script: String {
+        switch self {
+        case .tool: #"test $$ = $1 || exit 77; shift; exec "$@""#
+        case .parent: #"test $$ = $1 || exit 77; shift; "$@"; exit $?"#
+        // The leader of session and group has gone before the tool starts.
+        case .group:
+          #": >code; setsid sh -c 'test $$ = $1 || exec echo 77 >code; (while kill -0 $1; do sleep 0.01; done 2>&-; shift; "$@"; echo $? >code) &' sh "$@" & wait $!; until test -s code; do sleep 0.01; done; exit $(cat code)"#
+        }
+      }
+      var words: String {
+        switch self {
+        case .tool: "swift-restore's own"
+        case .parent: "that of the process sh"
+        case .group: "that of the process group"
+        }
+      }
+    }
+
+    /// The tool cannot end before the tree is there, nor can who waits for it: no number of tries would help.
+    @Test(arguments: Namesake.allCases) func ownPIDIsRefused(_ namesake: Namesake) throws {
+      try Job.run(["sleep", "1000"], named: "own") { job in
+        _ = Processes.poll(5) { Files.text("/proc/\(job.pid)/comm") == "sleep\n" }
+        try job.dump()
+        for method in ["clone3", "ns-last-pid"] {
+          try expectRefusal(namesake, job.pid, job, ["--pid-method", method])
+        }
+        let deeper = try runTool(as: namesake, job.pid, job, ["--new-pid-namespace"])
+        #expect(deeper.code == 0, "\(deeper.errors)")
+        job.endAll()
+        try job.restore()
+      }
+    }
+
+    /// A thread's number can be the tool's too.
+    @Test func ownPIDOfAThreadIsRefused() throws {
+      let verdict = try LiveProgram(name: "threads").run { job in
+        let tids = Files.names("/proc/\(job.pid)/task").compactMap { pid_t($0) }.filter { $0 != job.pid }
+        try job.dump()
+        try expectRefusal(.tool, try #require(tids.max()), job)
+        try job.restore()
+      }
+      #expect(verdict == .pass)
+    }
+
+    /// A process group keeps its number when its leader has gone.
+    @Test func groupThatHasThePIDIsNamed() throws {
+      try Job.run(["sleep", "1000"], named: "group") { job in
+        _ = Processes.poll(5) { Files.text("/proc/\(job.pid)/comm") == "sleep\n" }
+        try job.dump()
+        let script = #"test $$ = $1 || exit 77; tail -f /dev/null & echo $! >member"#
+        var member: pid_t = 0
+        for _ in 0..<50 where member == 0 {
+          try? Files.write("\(job.pid - 1)", to: "/proc/sys/kernel/ns_last_pid")
+          let leader = try Processes.start(
+            ["sh", "-c", script, "sh", "\(job.pid)"], in: job.folder, output: "/dev/null", errors: "/dev/null", newSession: true)
+          if Processes.wait(for: leader, seconds: 5)?.code == 0 { member = pid_t(try job.text("member").dropLast()) ?? 0 }
+        }
+        try #require(member != 0)
+        defer { end(member) }
+        let outcome = try job.tryRestore(["--pid-retries", "2"])
+        #expect(outcome.code == 1)
+        #expect(outcome.errors.contains("group of the process tail (\(member))"), "\(outcome.errors)")
+      }
+    }
+
+    /// Restores by a tool that has, or whose parent or process group has, this PID.
+    private func runTool(as namesake: Namesake, _ pid: pid_t, _ job: Job, _ options: [String]) throws -> Tool.Outcome {
+      for _ in 0..<50 {
+        // For the group the number is that of the shell's child.
+        try? Files.write("\(namesake == .group ? pid - 2 : pid - 1)", to: "/proc/sys/kernel/ns_last_pid")
+        let outcome = try Tool.run(
+          ["restore", "-D", job.images, "-d"] + options, prefix: ["env", "-C", job.folder, "sh", "-c", namesake.script, "sh", "\(pid)"])
+        if outcome.code != 77 { return outcome }
+      }
+      throw LiveFailure("PID \(pid) is not to be had")
+    }
+
+    private func expectRefusal(_ namesake: Namesake, _ pid: pid_t, _ job: Job, _ options: [String] = []) throws {
+      let outcome = try runTool(as: namesake, pid, job, options)
+      #expect(outcome.code == 1)
+      #expect(outcome.errors.contains("PID \(pid) is") && outcome.errors.contains(namesake.words), "\(outcome.errors)")
+      #expect(outcome.errors.contains("--new-pid-namespace"), "\(outcome.errors)")
+      try job.expectNothingLeft()
+    }
+
     // MARK: Parts
 
     private func parent(of pid: pid_t) -> pid_t {
