@@ -191,11 +191,19 @@ public struct AddressSpace: TaskState {
   public static func restore(
     _ task: RestoredTask, sparing spared: [Range<UInt64>], _ restore: RestoreContext, _ sequence: inout ProgramSequence
   ) throws(Failure) {
-    let kept = keptMappings(task)
-    if let donor = task.donor { unmap(allBut: kept, spared, of: donor, &sequence) }
+    let kept = task.filling?.kept ?? keptMappings(task)
+    if let filling = task.filling {
+      finish(filling, &sequence)
+    } else {
+      clear(task, kept, sparing: spared, &sequence)
+    }
     var index = 0
     for vma in task.memory.vmas where !vma.isKernelMade && !vma.kinds.contains(.guardPages) {
       let hasPages = vma.hasPages(of: task, &index)
+      if task.filling?.contains(vma.start) ?? false {
+        open(vma, &sequence)
+        continue
+      }
       let protection = hasPages ? vma.prot | UInt32(PROT_WRITE) : vma.prot
       if kept.contains(vma.start) {
         sequence.makeRoom(calls: 1)
@@ -211,11 +219,41 @@ public struct AddressSpace: TaskState {
     readPages(task, kept, restore, &sequence)
   }
 
+  /// Appends the calls that make room for a large task's memory, before ``restore(_:sparing:_:_:)`` does the rest.
+  public static func reserve(_ task: RestoredTask, sparing spared: [Range<UInt64>], _ sequence: inout ProgramSequence) {
+    guard let filling = task.filling else { return }
+    clear(task, filling.kept, sparing: spared, &sequence)
+    filling.reserve(&sequence)
+  }
+
+  private static func clear(
+    _ task: RestoredTask, _ kept: Set<UInt64>, sparing spared: [Range<UInt64>], _ sequence: inout ProgramSequence
+  ) {
+    if let donor = task.donor { unmap(allBut: kept, spared, of: donor, &sequence) }
+  }
+
+  private static func finish(_ filling: Filling, _ sequence: inout ProgramSequence) {
+    guard let descriptor = filling.descriptor else { return }
+    sequence.makeRoom(calls: 1)
+    sequence.current.call(__NR_close, Argument(descriptor), for: "closing its userfaultfd")
+    filling.descriptor = nil
+  }
+
+  /// Cuts a mapping out of what was reserved for it and its neighbours.
+  private static func open(_ vma: VmaEntry, _ sequence: inout ProgramSequence) {
+    if vma.prot == 0 { return }
+    sequence.makeRoom(calls: 1)
+    sequence.current.call(
+      __NR_mprotect, Argument(vma.start), Argument(vma.length), Argument(vma.prot), for: "opening", vma.start)
+  }
+
   /// Appends what must wait until no child is born with this memory any more: final protections, advice, locks.
   public static func finish(_ task: RestoredTask, _ sequence: inout ProgramSequence) {
     var index = 0
     for vma in task.memory.vmas where !vma.isKernelMade && !vma.kinds.contains(.guardPages) {
-      guard vma.hasPages(of: task, &index), vma.prot & UInt32(PROT_WRITE) == 0 else { continue }
+      guard vma.hasPages(of: task, &index), vma.prot & UInt32(PROT_WRITE) == 0,
+        !(task.filling?.contains(vma.start) ?? false)
+      else { continue }
       sequence.makeRoom(calls: 1)
       sequence.current.call(
         __NR_mprotect, Argument(vma.start), Argument(vma.length), Argument(vma.prot), for: "protecting",
@@ -227,7 +265,7 @@ public struct AddressSpace: TaskState {
   // MARK: Copy-on-write
 
   /// Mappings, by their start, that the donor has too and whose pages the task shared with it.
-  private static func keptMappings(_ task: RestoredTask) -> Set<UInt64> {
+  static func keptMappings(_ task: RestoredTask) -> Set<UInt64> {
     guard let donor = task.donor else { return [] }
     let shared = task.pages.filter { $0.sharedWith == donor.pid }.map(\.range.lowerBound)
     if shared.isEmpty { return [] }
@@ -312,7 +350,7 @@ public struct AddressSpace: TaskState {
     // The vDSO's pages come first in no layout; they are skipped where they are.
     var offset: UInt64 = 0
     var run: [Range<UInt64>] = []
-    var start: UInt64 = 0
+    var (start, end): (UInt64, UInt64) = (0, 0)
     let file = ImageFile.pages(task.pagesID).fileName
     var opened = (program: 0, fd: Argument(-1))
     func descriptor(_ sequence: inout ProgramSequence) -> Argument {
@@ -338,8 +376,13 @@ public struct AddressSpace: TaskState {
       if isThere || task.isKernelMade(range.lowerBound) {
         flush(&sequence)
       } else {
-        if run.isEmpty { start = offset }
-        run.append(range)
+        for part in task.filling?.rest(of: range) ?? [range] {
+          let place = offset + part.lowerBound - range.lowerBound
+          if place != end { flush(&sequence) }
+          if run.isEmpty { start = place }
+          run.append(part)
+          end = place + part.upperBound - part.lowerBound
+        }
       }
       offset += range.upperBound - range.lowerBound
     }

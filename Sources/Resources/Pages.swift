@@ -208,7 +208,7 @@ public struct Pages {
   }
 
   /// The parts of a range that are in none of an ascending list of ranges.
-  static func difference(_ range: Range<UInt64>, _ others: [Range<UInt64>]) -> [Range<UInt64>] {
+  static func difference(_ range: Range<UInt64>, _ others: some Sequence<Range<UInt64>>) -> [Range<UInt64>] {
     var list: [Range<UInt64>] = []
     var at = range.lowerBound
     for other in others where other.upperBound > at && other.lowerBound < range.upperBound {

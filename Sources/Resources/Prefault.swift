@@ -100,7 +100,7 @@ struct Prefault {
 
 extension VmaEntry {
   /// Private anonymous memory of ordinary pages that only ever grows up.
-  fileprivate var isPlainMemory: Bool {
+  var isPlainMemory: Bool {
     isPrivate && kinds.contains(.privateAnonymous) && !isKernelMade && kinds.isDisjoint(with: .guardPages)
       && flags & (MAP_HUGETLB | MAP_GROWSDOWN) == 0 && (vmFlags ?? 0) & 8 == 0
   }

@@ -50,6 +50,8 @@ public final class RestoredTask {
   public var donor: RestoredTask?
   /// Its mappings and pages are in place.
   public var hasMemory = false
+  /// Set if it is large: how it gets most of its memory.
+  public var filling: Filling?
   /// Where the stub has the vDSO's data and the vDSO now: the lowest address.
   public var vdsoBase: UInt64 = 0
 

@@ -11,11 +11,11 @@ extension Construction {
   func giveMemory(
     _ tasks: [RestoredTask], andThen: (RestoredTask, inout ProgramSequence) throws(Failure) -> Void = { _, _ in }
   ) throws(Failure) {
+    try fillLarge(tasks)
     try run(tasks) { (task) throws(Failure) -> Work in
       var sequence = ProgramSequence(area.slots[plan.slot(of: task)])
       let vdso = try moveVDSO(task, &sequence)
-      let spared = [area.address..<(plan.detourAddress), vdso]
-      try AddressSpace.restore(task, sparing: spared, restore, &sequence)
+      try AddressSpace.restore(task, sparing: spared(vdso), restore, &sequence)
       try andThen(task, &sequence)
       return (task.description, sequence)
     }
@@ -23,6 +23,23 @@ extension Construction {
       try task.forwardVDSO(to: vdsoAddress(of: task))
       task.hasMemory = true
     }
+  }
+
+  /// What no task may unmap.
+  private func spared(_ vdso: Range<UInt64>) -> [Range<UInt64>] { [area.address..<(plan.detourAddress), vdso] }
+
+  /// One large task is work for more than one processor.
+  private func fillLarge(_ tasks: [RestoredTask]) throws(Failure) {
+    let large = Filling.prepare(tasks, restore)
+    if large.isEmpty { return }
+    try run(large) { (task) throws(Failure) -> Work in
+      var sequence = ProgramSequence(area.slots[plan.slot(of: task)])
+      let vdso = try moveVDSO(task, &sequence)
+      AddressSpace.reserve(task, sparing: spared(vdso), &sequence)
+      return (task.description, sequence)
+    }
+    let companion = Companion(threaded: true)
+    for task in large { try task.filling?.run(task, in: area.slots[plan.slot(of: task)], companion) }
   }
 
   /// Where a task has this kernel's vDSO: above its data.

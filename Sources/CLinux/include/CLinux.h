@@ -46,6 +46,12 @@ static inline void cl_store32(volatile void *p, uint32_t v)
 	__atomic_store_n((volatile uint32_t *)p, v, __ATOMIC_RELEASE);
 }
 
+/* What was there before. */
+static inline uint32_t cl_add32(volatile void *p, uint32_t v)
+{
+	return __atomic_fetch_add((volatile uint32_t *)p, v, __ATOMIC_SEQ_CST);
+}
+
 static inline void cl_or32(volatile void *p, uint32_t bits)
 {
 	__atomic_or_fetch((volatile uint32_t *)p, bits, __ATOMIC_SEQ_CST);
