@@ -353,9 +353,12 @@ public struct ProgramSequence {
   public let slot: Slot
   public private(set) var programs: [SyscallProgram]
   private var fetched: [Int32: (program: Int, call: SyscallProgram.Call)] = [:]
+  /// Told of all programs whenever another one is complete.
+  private var whenComplete: (([SyscallProgram]) -> Void)?
 
-  public init(_ slot: Slot) {
+  public init(_ slot: Slot, whenComplete: (([SyscallProgram]) -> Void)? = nil) {
     self.slot = slot
+    self.whenComplete = whenComplete
     programs = [SyscallProgram(for: slot)]
   }
 
@@ -374,6 +377,7 @@ public struct ProgramSequence {
   /// Begins a new program unless so much fits into the current one; results of calls before are then out of reach.
   public mutating func makeRoom(calls: Int, bytes: Int = 0) {
     if !current.hasRoom(calls: calls, bytes: bytes), !current.isEmpty {
+      whenComplete?(programs)
       programs.append(SyscallProgram(for: slot))
     }
   }

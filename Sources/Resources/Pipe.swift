@@ -100,23 +100,15 @@ public enum Pipe: FileKind {
       throw Failure("files.img: file \(entry.id) is a pipe without its part")
     }
     return try about("pipe \(pipe.pipeId)") { () throws(Errno) -> Descriptor in
-      let name = "pipe \(pipe.pipeId) "
-      if restore.kept(name + "read") == nil {
-        let content = restore.pipeData[pipe.pipeId]
-        // Whatever is written there must not block; an empty one can have the flags of the end that is asked for.
-        let isEmpty = content.map { $0.1.isEmpty } ?? true
-        let ends = try PipeEnds(flags: isEmpty ? Int32(bitPattern: pipe.flags) & O_NONBLOCK : O_NONBLOCK)
-        try fill(ends.write.rawValue, content)
-        let (read, write) = ends.release()
-        restore.keep(Descriptor(read), as: name + "read")
-        restore.keep(Descriptor(write), as: name + "write")
-      }
+      var made = if let known = restore.pipes[pipe.pipeId] { known } else { try make(pipe, restore) }
+      defer { restore.pipes[pipe.pipeId] = made }
       let writes = pipe.flags & UInt32(O_ACCMODE) != UInt32(O_RDONLY)
-      let endName = name + (writes ? "write" : "read")
-      let end = restore.kept(endName) ?? -1
-      // The descriptions of pipe2 are for whoever had such: those that come by a path have O_LARGEFILE.
-      if pipe.flags & largeFile == 0, restore.isFirstUse(of: endName) {
-        try pipe.fown.restore(to: end, flags: pipe.flags)
+      let end = writes ? made.write : made.read
+      // The descriptions of pipe2 are for whoever had such: those that come by a path have O_LARGEFILE. Who takes one as a
+      // description does not close it.
+      if pipe.flags & largeFile == 0, !(writes ? made.hasGivenWrite : made.hasGivenRead) {
+        if writes { made.hasGivenWrite = true } else { made.hasGivenRead = true }
+        try pipe.fown.restore(to: end, flags: pipe.flags, made: made.flags)
         return Descriptor(end)
       }
       // A description of its own, with its own flags.
@@ -127,13 +119,37 @@ public enum Pipe: FileKind {
     }
   }
 
+  /// Both ends of a pipe, and who has been given them.
+  struct Made {
+    var read: Int32
+    var write: Int32
+    /// What both were made with.
+    var flags: Int32?
+    var hasGivenRead = false
+    var hasGivenWrite = false
+  }
+
+  private static func make(_ pipe: PipeEntry, _ restore: RestoreContext) throws(Errno) -> Made {
+    let content = restore.pipeData[pipe.pipeId]
+    // Whatever is written there must not block; an empty one can have the flags of the end that is asked for.
+    let isEmpty = content.map { $0.1.isEmpty } ?? true
+    let flags = isEmpty ? Int32(bitPattern: pipe.flags) & O_NONBLOCK : O_NONBLOCK
+    let ends = try PipeEnds(flags: flags)
+    try fill(ends.write.rawValue, content)
+    let (read, write) = ends.release()
+    return Made(read: read, write: write, flags: isEmpty ? flags : nil)
+  }
+
   /// O_LARGEFILE as 64-bit kernels set it by themselves (fs/open.c: build_open_how, force_o_largefile).
   private static let largeFile: UInt32 = 0o100000
 
   /// Gives a pipe its size and content; leaves it in packet mode if packets were put in.
   static func fill(_ writeEnd: Int32, _ content: (PipeDataEntry, [UInt8])?) throws(Errno) {
     guard let (data, bytes) = content else { return }
-    if let size = data.size, size != 0 { try syscall(__NR_fcntl, Int(writeEnd), F_SETPIPE_SZ, Int(size)) }
+    // To set what is there already would make room for everything anew.
+    if let size = data.size, size != 0, try syscall(__NR_fcntl, Int(writeEnd), F_GETPIPE_SZ) != Int(size) {
+      try syscall(__NR_fcntl, Int(writeEnd), F_SETPIPE_SZ, Int(size))
+    }
     if !data.packets.isEmpty {
       try syscall(__NR_fcntl, Int(writeEnd), Int(F_SETFL), Int(O_NONBLOCK | O_DIRECT))
     }

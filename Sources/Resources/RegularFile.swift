@@ -143,19 +143,19 @@ public enum RegularFile: FileKind {
     return try about("file \(reg.name.text)") { () throws(Failure) -> Descriptor in
       let isLink = reg.mode.map { $0 & S_IFMT == S_IFLNK } ?? false
       let descriptor = try restore.path(of: reg).open(flags | (isLink ? O_NOFOLLOW : 0))
-      try finish(descriptor.rawValue, reg)
+      try finish(descriptor.rawValue, reg, made: flags)
       return descriptor
     }
   }
 
-  private static func finish(_ fd: Int32, _ reg: RegFileEntry) throws(Failure) {
+  private static func finish(_ fd: Int32, _ reg: RegFileEntry, made: Int32? = nil) throws(Failure) {
     if reg.flags & UInt32(O_PATH) != 0 { return }
     if reg.pos != 0 {
       try about("seeking to \(reg.pos)") { () throws(Errno) in
         _ = try syscall(__NR_lseek, Int(fd), Int(truncatingIfNeeded: reg.pos), 0)
       }
     }
-    try about("setting its owner") { () throws(Errno) in try reg.fown.restore(to: fd, flags: reg.flags) }
+    try about("setting its owner") { () throws(Errno) in try reg.fown.restore(to: fd, flags: reg.flags, made: made) }
   }
 
   static func part(of entry: FileEntry) throws(Failure) -> RegFileEntry {

@@ -17,6 +17,8 @@ public final class RestoreContext {
   public var memfdInodes: [UInt32: MemfdInodeEntry] = [:]
   public var terminals: [UInt32: TtyInfoEntry] = [:]
   public var pipeData: [UInt32: (PipeDataEntry, [UInt8])] = [:]
+  /// Pipes that have been made, by their IDs.
+  var pipes: [UInt32: Pipe.Made] = [:]
   public var fifoData: [UInt32: (PipeDataEntry, [UInt8])] = [:]
   /// Temporary names that a dump gave to files without one; removed when the tree is complete.
   public let links = TemporaryLinks()
@@ -74,7 +76,7 @@ public final class RestoreContext {
   }
 
   deinit {
-    Self.close(Set(opened.values).union(kept.values))
+    Self.close(Set(opened.values).union(kept.values).union(pipes.values.flatMap { [$0.read, $0.write] }))
     sharedMemory.closeAll()
     namespaces.closeAll()
   }
@@ -194,11 +196,13 @@ extension FownEntry {
     if signum != 0 { try syscall(__NR_fcntl, Int(fd), F_SETSIG, Int(signum)) }
   }
 
-  /// The same, with the status flags that can be changed after open(2) (F_SETFL). The owner comes first.
-  func restore(to fd: Int32, flags: UInt32) throws(Errno) {
+  /// The same, with the status flags that can be changed after open(2) (F_SETFL). The owner comes first. `made`: the flags that
+  /// the description was just made with, where these are known.
+  func restore(to fd: Int32, flags: UInt32, made: Int32? = nil) throws(Errno) {
     try restore(to: fd)
     // O_ASYNC is set by the task: a signal names the number that it was set through (DescriptorTable).
     let settable = Int(O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME)
+    if let made, (Int(made) ^ Int(flags)) & settable == 0 { return }
     let now = try syscall(__NR_fcntl, Int(fd), Int(F_GETFL))
     let wanted = now & ~settable | Int(flags) & settable
     if wanted != now { try syscall(__NR_fcntl, Int(fd), Int(F_SETFL), wanted) }

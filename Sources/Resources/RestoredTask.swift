@@ -80,7 +80,7 @@ public final class RestoredTask {
     var end: UInt64 = 0
     var total: UInt64 = 0
     var index = 0
-    let vmas = memory.vmas.filter { !$0.kinds.contains(.guardPages) }
+    let vmas = memory.vmas
     for entry in pagemap {
       var place: String { "\(image): \(entry.pageCount) pages at 0x\(String(entry.vaddr, radix: 16))" }
       guard entry.vaddr % 4096 == 0, entry.vaddr >= end, entry.pageCount <= 1 << 36,
@@ -93,7 +93,7 @@ public final class RestoredTask {
       end = entry.vaddr + entry.pageCount * 4096
       var at = entry.vaddr
       while at < end {
-        while index < vmas.count, vmas[index].end <= at { index += 1 }
+        while index < vmas.count, vmas[index].end <= at || vmas[index].kinds.contains(.guardPages) { index += 1 }
         guard index < vmas.count, vmas[index].start <= at else {
           throw Failure("\(place) lie outside of the mappings")
         }

@@ -28,6 +28,8 @@ final class Construction {
   var pidRetries = 0
   /// Where a fresh stub has its vDSO and the vDSO's data.
   var stubVDSO: [Range<UInt64>] = []
+  /// How many programs of sequences that are being composed have been started, by the address of the slot.
+  private var begun: [UInt64: Int] = [:]
   /// Stubs that exist and are to live on, and what they are, for messages.
   private var living: [Int32: String] = [:]
 
@@ -138,6 +140,23 @@ final class Construction {
   /// The programs of one slot, and whose they are.
   typealias Work = (name: String, sequence: ProgramSequence)
 
+  /// A sequence for a parked executor: it runs what is complete while the rest is still being composed. For ``run(_:_:)``.
+  func sequence(in slot: Slot) -> ProgramSequence {
+    begun[slot.address] = 0
+    return ProgramSequence(slot) { [unowned self] programs in
+      let started = begun[slot.address] ?? 0
+      // One that failed is the last; what comes of it is found out when all wait for it.
+      if started > 0 { guard slot.isParked, slot.stop(of: programs[started - 1]) == nil else { return } }
+      start(programs[started], in: slot)
+      begun[slot.address] = started + 1
+    }
+  }
+
+  private func start(_ program: SyscallProgram, in slot: Slot) {
+    slot.load(program)
+    area.start(slot)
+  }
+
   /// Runs one sequence after the other in each slot, many slots at the same time.
   func run(_ work: [Work]) throws(Failure) { try run(work) { (work) throws(Failure) -> Work in work } }
 
@@ -146,25 +165,24 @@ final class Construction {
   func run<Item>(_ items: [Item], _ compose: (Item) throws(Failure) -> Work) throws(Failure) {
     let batch = 32
     for start in stride(from: 0, to: items.count, by: batch) {
-      var running: [Work] = []
+      var running: [(work: Work, round: Int)] = []
       for item in items[start..<min(start + batch, items.count)] {
         let work = try compose(item)
-        let program = work.sequence.programs[0]
-        if program.isEmpty { continue }
-        work.sequence.slot.load(program)
-        area.start(work.sequence.slot)
-        running.append(work)
+        let started = begun.removeValue(forKey: work.sequence.slot.address) ?? 0
+        if started == 0 {
+          let program = work.sequence.programs[0]
+          if program.isEmpty { continue }
+          self.start(program, in: work.sequence.slot)
+        }
+        running.append((work, max(started - 1, 0)))
       }
-      var round = 0
       while !running.isEmpty {
         try area.waitAll { () throws(Failure) in try checkLiving() }
-        for work in running { try work.sequence.slot.check(work.sequence.programs[round], task: work.name) }
-        round += 1
-        running = running.filter { round < $0.sequence.programs.count }
-        for work in running {
-          work.sequence.slot.load(work.sequence.programs[round])
-          area.start(work.sequence.slot)
+        for (work, round) in running { try work.sequence.slot.check(work.sequence.programs[round], task: work.name) }
+        running = running.compactMap { work, round in
+          round + 1 < work.sequence.number ? (work, round + 1) : nil
         }
+        for (work, round) in running { self.start(work.sequence.programs[round], in: work.sequence.slot) }
       }
       area.forgetPages()
     }

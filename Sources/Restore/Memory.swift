@@ -13,7 +13,7 @@ extension Construction {
   ) throws(Failure) {
     try fillLarge(tasks)
     try run(tasks) { (task) throws(Failure) -> Work in
-      var sequence = ProgramSequence(area.slots[plan.slot(of: task)])
+      var sequence = self.sequence(in: area.slots[plan.slot(of: task)])
       let vdso = try moveVDSO(task, &sequence)
       try AddressSpace.restore(task, sparing: spared(vdso), restore, &sequence)
       try andThen(task, &sequence)
@@ -33,7 +33,7 @@ extension Construction {
     let large = Filling.prepare(tasks, restore)
     if large.isEmpty { return }
     try run(large) { (task) throws(Failure) -> Work in
-      var sequence = ProgramSequence(area.slots[plan.slot(of: task)])
+      var sequence = self.sequence(in: area.slots[plan.slot(of: task)])
       let vdso = try moveVDSO(task, &sequence)
       AddressSpace.reserve(task, sparing: spared(vdso), &sequence)
       return (task.description, sequence)

@@ -78,7 +78,7 @@ struct Rebuilding {
     _ tasks: [RestoredTask], _ body: (RestoredTask, inout ProgramSequence) throws(Failure) -> Void
   ) throws(Failure) {
     try construction.run(tasks) { (task) throws(Failure) -> Construction.Work in
-      var sequence = ProgramSequence(task.threads[0].slot)
+      var sequence = construction.sequence(in: task.threads[0].slot)
       try body(task, &sequence)
       return (task.description, sequence)
     }
