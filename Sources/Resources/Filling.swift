@@ -5,12 +5,18 @@ import Linux
 import SystemPackage
 import Tracee
 
+/// UFFDIO_COPY (linux/userfaultfd.h)
+private let copyRequest = 0xc028_aa03
+
+/// Bytes of an image that a thread has mapped at a time; they count as the tool's memory.
+private let window: UInt64 = 2 << 20
+
 /// The anonymous memory of a large task, filled by both threads of the tracer at the same time, straight from the image's pages
 /// (man 2 UFFDIO_COPY): no page is cleared first, and none is faulted in. Runs of neighbours among the mappings are
 /// reserved as one without access, and cut up by mprotect(2) when they are full, so that what is never accessible counts
 /// for nothing that the kernel has promised (Documentation/mm/overcommit-accounting.rst).
 ///
-/// Where the kernel has no userfaultfd for us, the task reads all by itself.
+/// Where there is no userfaultfd for us, the task reads all by itself: in a sandbox that forbids it, before Linux 5.11.
 public final class Filling {
   /// Neighbours that were reserved together, ascending.
   let runs: [Range<UInt64>]
@@ -18,10 +24,8 @@ public final class Filling {
   private let flags: [UInt32]
   /// Mappings, by their start, that are the parent's.
   let kept: Set<UInt64>
-  /// Its pages, and where they are in the image.
-  private let parts: [Pages.Placed]
-  private let image: Descriptor
-  private let imageSize: UInt64
+  /// Its pages, and where they are in the image, until they are in place.
+  private var parts: [Pages.Placed]
   /// The call by which the task makes its descriptor: the last of its program.
   private var call: SyscallProgram.Call?
   /// The descriptor in the task, until it is closed.
@@ -31,24 +35,23 @@ public final class Filling {
 
   /// Below so many bytes the task's own read is quicker.
   private static let least: UInt64 = 4 << 20
-  /// Bytes of the image that a thread has mapped at a time; they count as the tool's memory.
-  private static let window: UInt64 = 2 << 20
 
   /// Prepares the largest of tasks that are to get their memory: those that would take longer than their share of the processors.
   public static func prepare(_ tasks: [RestoredTask], _ restore: RestoreContext) -> [RestoredTask] {
-    if restore.options.transparentHugePages { return [] }
+    // Copied pages are small ones; where the system would make huge ones by itself, the task shall have these.
+    if restore.options.transparentHugePages || Prefault.areHugePagesUsual { return [] }
     let sizes = tasks.map { task in task.pagemap.reduce(0) { $0 &+ $1.pageCount &* 4096 } }
     let all = sizes.reduce(0, &+)
     let processors = UInt64(max(sysconf(Int32(_SC_NPROCESSORS_ONLN)), 1))
     var large: [RestoredTask] = []
     for (task, size) in zip(tasks, sizes) where size >= least && size > all / processors / 2 {
-      task.filling = Filling(task, restore)
+      task.filling = Filling(task)
       if task.filling != nil { large.append(task) }
     }
     return large
   }
 
-  private init?(_ task: RestoredTask, _ restore: RestoreContext) {
+  private init?(_ task: RestoredTask) {
     kept = AddressSpace.keptMappings(task)
     var runs: [(range: Range<UInt64>, flags: UInt32)] = []
     var index = 0
@@ -70,13 +73,6 @@ public final class Filling {
     flags = full.map(\.flags)
     parts = task.placed(in: self.runs)
     guard parts.reduce(0, { $0 + UInt64($1.range.count) }) >= Self.least else { return nil }
-    do throws(Errno) {
-      image = try Descriptor.open(
-        at: restore.directory.descriptor.rawValue, ImageFile.pages(task.pagesID).fileName, O_RDONLY | O_NOFOLLOW | O_CLOEXEC)
-      imageSize = UInt64(try fstat(at: image.rawValue).st_size)
-    } catch {
-      return nil
-    }
   }
 
   /// Whether the mapping at an address is full.
@@ -116,27 +112,27 @@ public final class Filling {
   }
 
   /// Fills the memory of a task whose program with the reservations has ended. `helper` does its part of it.
-  public func run(_ task: RestoredTask, in slot: Slot, _ helper: Companion) throws(Failure) {
+  public func run(_ task: RestoredTask, in slot: Slot, _ restore: RestoreContext, _ helper: Companion) throws(Failure) {
+    defer { parts = [] }
     guard let call else { return }
     let number = slot.result(call)
     if number < 0 { return }
     descriptor = Int32(number)
-    guard let faults = try? register(task, Int32(number)) else { return }
-    let work = Work(file: faults.rawValue, image: image.rawValue, imageSize: imageSize, parts: parts, window: Self.window)
-    helper.start { () throws(Failure) in try work.takePart() }
-    var own: Failure?
-    do throws(Failure) { try work.takePart() } catch { own = error }
-    var failure: Failure?
-    do throws(Failure) { try helper.wait() } catch { failure = error }
-    if let failure = own ?? failure { throw Failure("\(task.description): \(failure.cause)", advice: failure.advice) }
-    for run in runs {
-      var range = (run.lowerBound, run.upperBound - run.lowerBound)
-      try about("\(task.description): UFFDIO_UNREGISTER") { () throws(Errno) in
-        try withUnsafeMutablePointer(to: &range) { pointer throws(Errno) in
-          _ = try syscall(__NR_ioctl, Int(faults.rawValue), Self.unregisterRequest, Int(bitPattern: pointer))
-        }
-      }
+    let work: Work
+    do throws(Errno) {
+      work = try Work(
+        faults: try register(task, Int32(number)), restore.directory.descriptor.rawValue, ImageFile.pages(task.pagesID).fileName, parts,
+        fault: FaultInjection.next())
+    } catch {
+      // The task reads for itself, and finds out if more is wrong than that this cannot be had.
+      return
     }
+    helper.start { () throws(Failure) in try work.takePart() }
+    var failures: [Failure] = []
+    do throws(Failure) { try work.takePart() } catch { failures.append(error) }
+    do throws(Failure) { try helper.wait() } catch { failures.append(error) }
+    if let failure = failures.first { throw failure.of(task.description) }
+    try about("\(task.description): UFFDIO_UNREGISTER") { () throws(Errno) in try unregister(work.faults.rawValue) }
     isDone = true
   }
 
@@ -144,7 +140,6 @@ public final class Filling {
   private static let apiRequest = 0xc018_aa3f
   private static let registerRequest = 0xc020_aa00
   private static let unregisterRequest = 0x8010_aa01
-  fileprivate static let copyRequest = 0xc028_aa03
 
   /// The task's descriptor, with the runs registered: only such memory can be copied into.
   private func register(_ task: RestoredTask, _ number: Int32) throws(Errno) -> Descriptor {
@@ -165,53 +160,64 @@ public final class Filling {
     return faults
   }
 
+  private func unregister(_ faults: Int32) throws(Errno) {
+    for run in runs {
+      var range = (run.lowerBound, run.upperBound - run.lowerBound)
+      try withUnsafeMutablePointer(to: &range) { pointer throws(Errno) in
+        _ = try syscall(__NR_ioctl, Int(faults), Self.unregisterRequest, Int(bitPattern: pointer))
+      }
+    }
+  }
+
   /// What both threads do: whoever is ready takes the next window of the image.
   private final class Work: @unchecked Sendable {
-    private let file: Int32
-    private let image: Int32
-    private let imageSize: UInt64
+    let faults: Descriptor
+    private let image: Descriptor
+    private let name: String
+    private let size: UInt64
     private let parts: [Pages.Placed]
-    private let window: UInt64
     private let first: UInt64
     private let count: UInt32
+    private let fault: FaultInjection.Fault?
     /// How many windows have been taken. A word of the heap, for both to see.
     private let taken = UnsafeMutablePointer<UInt32>.allocate(capacity: 1)
 
-    init(file: Int32, image: Int32, imageSize: UInt64, parts: [Pages.Placed], window: UInt64) {
-      self.file = file
-      self.image = image
-      self.imageSize = imageSize
+    /// Throws also where the image cannot be mapped, as on some file systems.
+    init(
+      faults: consuming Descriptor, _ folder: Int32, _ name: String, _ parts: [Pages.Placed], fault: FaultInjection.Fault?
+    ) throws(Errno) {
+      taken.pointee = 0
+      self.faults = faults
+      self.name = name
       self.parts = parts
-      self.window = window
+      self.fault = fault
       first = (parts.first?.offset ?? 0) / window
       let end = parts.last.map { $0.offset + UInt64($0.range.count) } ?? 0
       count = UInt32((end + window - 1) / window - first)
-      taken.pointee = 0
+      image = try Descriptor.open(at: folder, name, O_RDONLY | O_NOFOLLOW | O_CLOEXEC)
+      size = UInt64(try fstat(at: image.rawValue).st_size)
+      _ = try Window(of: image.rawValue)
     }
 
     deinit { taken.deallocate() }
 
     func takePart() throws(Failure) {
-      var place = 0
-      defer { if place != 0 { _ = cl_syscall(Int(__NR_munmap), place, Int(window), 0, 0, 0, 0) } }
+      let place = try about("mapping \(name)") { () throws(Errno) in try Window(of: image.rawValue) }
       var index = 0
       while true {
         let next = cl_add32(taken, 1)
         if next >= count { return }
-        let start = (first + UInt64(next)) * window
-        let end = min(start + window, imageSize)
-        do throws(Errno) {
-          index = firstPart(endingAbove: start, from: index)
-          guard index < parts.count, parts[index].offset < end else { continue }
-          // 0x8000: MAP_POPULATE. The window before it is replaced.
-          place = try syscall(
-            __NR_mmap, place, Int(place == 0 ? window : end - start), Int(PROT_READ),
-            Int(MAP_SHARED) | 0x8000 | (place == 0 ? 0 : Int(MAP_FIXED)), Int(image), Int(start))
-          try copy(start..<end, from: UInt64(place), index)
+        let bytes = (first + UInt64(next)) * window..<(first + UInt64(next) + 1) * window
+        index = firstPart(endingAbove: bytes.lowerBound, from: index)
+        do throws(Failure) {
+          if let fault, next == min(UInt32(clamping: fault.call), count - 1) { throw Failure("filling its memory", fault.errno) }
+          guard index < parts.count, parts[index].offset < bytes.upperBound else { continue }
+          try about("mapping \(name)") { () throws(Errno) in try place.move(to: bytes.lowerBound, of: image.rawValue) }
+          try copy(bytes, from: place.address, index)
         } catch {
-          // The others take nothing more either.
+          // The other takes nothing more either.
           cl_store32(taken, count)
-          throw Failure("filling its memory from 0x\(String(parts[index].range.lowerBound, radix: 16)): UFFDIO_COPY", error)
+          throw error
         }
       }
     }
@@ -225,7 +231,7 @@ public final class Filling {
       return low
     }
 
-    private func copy(_ window: Range<UInt64>, from place: UInt64, _ first: Int) throws(Errno) {
+    private func copy(_ window: Range<UInt64>, from place: UInt64, _ first: Int) throws(Failure) {
       for part in parts[first...] {
         if part.offset >= window.upperBound { return }
         var from = max(part.offset, window.lowerBound)
@@ -236,17 +242,46 @@ public final class Filling {
             part.range.lowerBound + (from - part.offset), place + (from - window.lowerBound), end - from, 1, 0
           )
           let result = withUnsafeMutablePointer(to: &arguments) {
-            cl_syscall(Int(__NR_ioctl), Int(file), Filling.copyRequest, Int(bitPattern: $0), 0, 0, 0)
+            cl_syscall(Int(__NR_ioctl), Int(faults.rawValue), copyRequest, Int(bitPattern: $0), 0, 0, 0)
           }
           if result == 0 {
             from = end
           } else if result == -Int(EAGAIN) {
             from += UInt64(max(arguments.4, 0))
           } else {
-            throw Errno(rawValue: Int32(-result))
+            throw failure(Errno(rawValue: Int32(-result)), at: arguments.0, from)
           }
         }
       }
+    }
+
+    private func failure(_ error: Errno, at address: UInt64, _ offset: UInt64) -> Failure {
+      switch error {
+      case .noSuchProcess:
+        Failure("it died while it was being restored: UFFDIO_COPY", error, advice: "Was it killed, or is memory short?")
+      case .badAddress:
+        Failure(
+          "\(name) cannot be read at byte \(offset): UFFDIO_COPY", error,
+          advice: "The image is damaged, or was cut short just now; restore from another copy.")
+      default: Failure("filling its memory at 0x\(String(address, radix: 16)): UFFDIO_COPY", error)
+      }
+    }
+  }
+
+  /// A part of an image in this process's memory. What lies behind the end of the file cannot be read.
+  private struct Window: ~Copyable {
+    let address: UInt64
+
+    init(of file: Int32) throws(Errno) {
+      address = UInt64(try syscall(__NR_mmap, 0, Int(window), Int(PROT_READ), Int(MAP_PRIVATE), Int(file), 0))
+    }
+
+    deinit { _ = cl_syscall(Int(__NR_munmap), Int(address), Int(window), 0, 0, 0, 0) }
+
+    func move(to offset: UInt64, of file: Int32) throws(Errno) {
+      // 0x8000: MAP_POPULATE
+      let flags = Int(MAP_PRIVATE) | Int(MAP_FIXED) | 0x8000
+      _ = try syscall(__NR_mmap, Int(address), Int(window), Int(PROT_READ), flags, Int(file), Int(offset))
     }
   }
 }

@@ -89,12 +89,17 @@ struct Prefault {
   }
 
   /// Whether the kernel has huge pages, and its administrator has not ruled them out.
-  private static let systemHasHugePages: Bool = {
+  private static var systemHasHugePages: Bool { !systemPolicy.contains("[never]") }
+
+  /// Whether memory gets huge pages without being asked to.
+  static var areHugePagesUsual: Bool { systemPolicy.contains("[always]") }
+
+  private static let systemPolicy: String = {
     let buffer = ReadBuffer()
     guard let file = try? Descriptor.open("/sys/kernel/mm/transparent_hugepage/enabled", O_RDONLY),
       let text = try? buffer.readAll(file.rawValue)
-    else { return false }
-    return withExtendedLifetime(buffer) { !String(decoding: text, as: UTF8.self).contains("[never]") }
+    else { return "[never]" }
+    return withExtendedLifetime(buffer) { String(decoding: text, as: UTF8.self) }
   }()
 }
 

@@ -39,7 +39,7 @@ extension Construction {
       return (task.description, sequence)
     }
     let companion = Companion(threaded: true)
-    for task in large { try task.filling?.run(task, in: area.slots[plan.slot(of: task)], companion) }
+    for task in large { try task.filling?.run(task, in: area.slots[plan.slot(of: task)], restore, companion) }
   }
 
   /// Where a task has this kernel's vDSO: above its data.

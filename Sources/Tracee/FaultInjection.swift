@@ -6,12 +6,12 @@ import SystemPackage
 ///
 /// The environment variable `SWIFT_RESTORE_FAULT` says which: `7:ENOSPC` is the seventh, whose first call fails with ENOSPC and
 /// is not made; `7.2:ENOSPC` has it make two calls before; where it has fewer the last one fails. A call that ptrace makes counts
-/// as a program. What cannot be read has the first one fail with EINVAL.
-enum FaultInjection {
-  struct Fault {
+/// as a program, and so does what the tracer copies into a task. What cannot be read has the first one fail with EINVAL.
+public enum FaultInjection {
+  public struct Fault: Sendable {
     var program: Int
-    var call: Int
-    var errno: Errno
+    public var call: Int
+    public var errno: Errno
   }
 
   /// What is still to come. Only the tracer's one thread uses it.
@@ -21,7 +21,7 @@ enum FaultInjection {
   }()
 
   /// Counts a program that is about to be sent; the fault if it is its turn.
-  static func next() -> Fault? {
+  public static func next() -> Fault? {
     guard let fault = plan else { return nil }
     plan = fault.program > 1 ? Fault(program: fault.program - 1, call: fault.call, errno: fault.errno) : nil
     return fault.program == 1 ? fault : nil

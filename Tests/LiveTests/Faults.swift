@@ -37,9 +37,10 @@ extension Live {
       }
     }
 
-    @Test(arguments: ["", ".1000000"])
-    func everyProgramOfARestore(_ call: String) throws {
-      try LiveProgram(name: "fixtures/five").run { job in
+    /// Several tasks, and a large one.
+    @Test(arguments: ["", ".1000000"], ["fixtures/five", "mem_patchwork"])
+    func everyProgramOfARestore(_ call: String, _ name: String) throws {
+      try LiveProgram(name: name).run { job in
         try job.dump()
         let before = Surroundings(of: job)
         for number in 1..<1000 {

@@ -56,6 +56,16 @@ extension Live {
       arguments: [["dump", "50"], ["dump", "50", "--worker"], ["restore", "50"], ["restore", "20", "--nested"]])
     func killedAtRandom(_ arguments: [String]) throws { try run("kill-sweep", arguments) }
 
+    /// In a sandbox a task reads its memory itself.
+    @Test func largeMemoryWithoutUserfaultfd() throws {
+      let sandbox = LiveProgram(name: "fixtures/without_userfaultfd").compile(to: "sandbox")
+      try LiveProgram(name: "mem_patchwork").run(prepare: sandbox) { job in
+        try job.dump()
+        let outcome = try job.tryRestore(prefix: [job.path("sandbox")])
+        #expect(outcome.code == 0, "\(outcome.errors)")
+      }
+    }
+
     /// Processes that fork as fast as they can get in the way of every PID: scripts/race-pids.
     @Test(.timeLimit(.minutes(5))) func racingForks() throws { try run("race-pids", ["10"]) }
 

@@ -42,7 +42,7 @@ extension Live {
     @Test(
       arguments: [
         "tree", "threads", "pipes", "fifos", "memfd", "map_shared_anon", "map_deleted", "posix_timers",
-        "sig_pending", "epolls", "fd_shared", "mlock", "restart_sleep", "regs_fpu",
+        "sig_pending", "epolls", "fd_shared", "mlock", "restart_sleep", "regs_fpu", "mem_patchwork",
       ], Right.allCases)
     func ownTreesComeBack(_ name: String, _ right: Right) throws {
       let verdict = try LiveProgram(name: name).run(prefix: Self.asUser, prepare: Self.prepare) { job in

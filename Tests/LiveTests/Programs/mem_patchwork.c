@@ -39,6 +39,12 @@ static void look(const char *when) {
       if (!shared(i)) CHECK(has_page(i, page) == (word >> 62 != 0), "%s: mapping %d, page %d: %#llx", when, i, page, (unsigned long long)word);
     }
   close(pagemap);
+  // Whoever filled the memory no longer watches it (Documentation/filesystems/proc.rst: VmFlags), and has left no descriptor.
+  FILE *smaps = fopen("/proc/self/smaps", "r");
+  while (fgets(line, sizeof line, smaps))
+    CHECK(strncmp(line, "VmFlags:", 8) || (!strstr(line, " um") && !strstr(line, " uw") && !strstr(line, " ui")), "%s: %s", when, line);
+  fclose(smaps);
+  for (int fd = 3; fd < 64; fd++) CHECK(fcntl(fd, F_GETFD) < 0, "%s: descriptor %d is open", when, fd);
 }
 
 int main(int argc, char **argv) {
