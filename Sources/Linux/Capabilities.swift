@@ -13,6 +13,7 @@ public struct Capabilities: OptionSet, Sendable, Hashable {
   public static let setPCap = Capabilities(rawValue: 1 << 8)
   public static let ipcLock = Capabilities(rawValue: 1 << 14)
   public static let netAdmin = Capabilities(rawValue: 1 << 12)
+  public static let sysRawIO = Capabilities(rawValue: 1 << 17)
   public static let sysChroot = Capabilities(rawValue: 1 << 18)
   public static let sysPtrace = Capabilities(rawValue: 1 << 19)
   public static let sysAdmin = Capabilities(rawValue: 1 << 21)

@@ -41,8 +41,14 @@ public enum Fifo: FileKind {
   }
 
   public static func check(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) {
-    let (_, path) = try parts(of: entry, restore)
-    try RegularFile.check(path, restore)
+    let (fifo, path) = try parts(of: entry, restore)
+    let name = try RegularFile.part(of: path).name.text
+    do throws(Failure) {
+      try RegularFile.check(path, restore)
+    } catch {
+      throw error.of("named pipe \(fifo.pipeId)")
+    }
+    MachineLimits.concede(&restore.fifoData[fifo.pipeId], of: "named pipe \(name)", restore)
   }
 
   public static func open(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) -> Descriptor {

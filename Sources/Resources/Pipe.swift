@@ -48,11 +48,15 @@ public enum Pipe: FileKind {
 
   /// The size in bytes of a pipe with nothing in it; `nil` if there is something.
   static func isEmpty(_ end: Int32) throws(Errno) -> UInt32? {
+    try bytesWaiting(in: end) == 0 ? UInt32(try syscall(__NR_fcntl, Int(end), F_GETPIPE_SZ)) : nil
+  }
+
+  private static func bytesWaiting(in end: Int32) throws(Errno) -> Int {
     var bytes: Int32 = 0
     try withUnsafeMutablePointer(to: &bytes) { pointer throws(Errno) in
       _ = try syscall(__NR_ioctl, Int(end), 0x541b /* FIONREAD */, Int(bitPattern: pointer))
     }
-    return bytes == 0 ? UInt32(try syscall(__NR_fcntl, Int(end), F_GETPIPE_SZ)) : nil
+    return Int(bytes)
   }
 
   /// Copies what is in a pipe without taking it out (man 2 tee).
@@ -65,14 +69,21 @@ public enum Pipe: FileKind {
       // Only a read end can be the source of tee; every pipe can be opened for reading through /proc.
       let source = try Descriptor.open("/proc/self/fd/\(end)", O_RDONLY | O_NONBLOCK)
       let ends = try PipeEnds(flags: O_NONBLOCK)
-      // Packets are told apart by the buffers that they fill: the copy has as many.
-      try syscall(__NR_fcntl, Int(ends.write.rawValue), F_SETPIPE_SZ, size)
+      // Packets are told apart by the buffers that they fill: the copy has as many, or as many as it may have.
+      var (waiting, copied) = (0, 0)
       do {
-        try syscall(
+        try syscall(__NR_fcntl, Int(ends.write.rawValue), F_SETPIPE_SZ, size)
+      } catch .notPermitted {
+        waiting = try bytesWaiting(in: end)
+        try syscall(__NR_fcntl, Int(ends.write.rawValue), F_SETPIPE_SZ, Int(MachineLimits.pipeSize ?? 0))
+      }
+      do {
+        copied = try syscall(
           __NR_tee, Int(source.rawValue), Int(ends.write.rawValue), Int(Int32.max), 2 /* SPLICE_F_NONBLOCK */)
       } catch .resourceTemporarilyUnavailable {
         return (entry, [])
       }
+      if copied < waiting { throw Errno.notPermitted }
       var bytes: [UInt8] = []
       let room = UnsafeMutableRawPointer.allocate(byteCount: size, alignment: 16)
       defer { room.deallocate() }
@@ -91,8 +102,16 @@ public enum Pipe: FileKind {
       entry.bytes = UInt32(bytes.count)
       return (entry, bytes)
     } catch {
-      throw Failure("copying what is in the pipe", error)
+      throw Failure(
+        "copying what is in the pipe", error,
+        advice: error == .notPermitted
+          ? "It has more than \(MachineLimits.pipeSizeFile) allows: raise that, or run with CAP_SYS_RESOURCE." : "")
     }
+  }
+
+  public static func check(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) {
+    let pipe = try entry.part(entry.pipe)
+    MachineLimits.concede(&restore.pipeData[pipe.pipeId], of: "pipe \(pipe.pipeId)", restore)
   }
 
   public static func open(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) -> Descriptor {

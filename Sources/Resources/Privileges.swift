@@ -47,7 +47,9 @@ public struct Privileges: Sendable {
 extension RestoreContext {
   /// Goes through all that tasks are to have, replaces what this user cannot set by what they have anyway, and names it.
   public func concede(_ tasks: [RestoredTask], _ cores: [[CoreImage]], nested: Bool) throws(Failure) {
-    guard privileges.areLimited else { return }
+    for task in tasks where !task.isZombie { MachineLimits.concede(task, self) }
+    // Root may lack a capability too.
+    guard privileges.areLimited else { return warnings += try concessions.settle(accepting: options.unprivileged) }
     try privileges.check()
     if !privileges.capabilities.contains(.sysAdmin), nested || !namespaces.areNone {
       concessions.add(

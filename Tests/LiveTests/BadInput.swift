@@ -342,6 +342,22 @@ extension Live {
       }
     }
 
+    /// A named pipe has its content in the images; its name is the machine's.
+    @Test func namedPipeThatIsGone() throws {
+      try Job.run(["sh", "-c", "exec sleep 1000 5<>fifo"], named: "fifo", prepare: { _ = mkfifo($0 + "/fifo", 0o600) }) { job in
+        _ = Processes.poll(5) { Files.text("/proc/\(job.pid)/comm") == "sleep\n" }
+        try job.dump()
+        unlink(job.path("fifo"))
+        expectRefusal(try job.tryRestore(), naming: [job.path("fifo"), "ENOENT", "named pipe"])
+        try job.expectNothingLeft()
+        try Files.write("", to: job.path("fifo"))
+        expectRefusal(try job.tryRestore(), naming: [job.path("fifo"), "another type"])
+        unlink(job.path("fifo"))
+        mkfifo(job.path("fifo"), 0o600)
+        try job.restore()
+      }
+    }
+
     @Test(arguments: Change.allCases)
     func mappedFileThatChanged(_ change: Change) throws {
       let sleep = try #require(Files.bytes("/bin/sleep"))

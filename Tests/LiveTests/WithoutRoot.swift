@@ -165,6 +165,59 @@ extension Live {
       }
     }
 
+    /// Limits of the machine that the tree is above, by a privilege that it had once: named beforehand.
+    @Test func limitsOfTheMachineAreNamed() throws {
+      let file = "/proc/sys/fs/pipe-max-size"
+      let limit = try #require(Files.text(file))
+      try #require((Int(limit.dropLast()) ?? 0) < 2 << 20)
+      defer { try? Files.write(limit, to: file) }
+      try Files.write("\(2 << 20)", to: file)
+      let verdict = try LiveProgram(name: "fixtures/beyond_limits").run(prepare: Self.prepare) { job in
+        try Files.write(limit, to: file)
+        // Who dumps a pipe opens it by its owner's rights.
+        try job.dump()
+        for path in Files.names(job.images).map({ "\(job.images)/\($0)" }) + [job.images] { chown(path, 12345, 12345) }
+        let options = ["restore", "-D", job.images, "-d"]
+        let refusal = try run(.checkpointRestore, job, options)
+        #expect(refusal.code == 1)
+        for word in ["pipe", "fifo", "2097152", file, "CAP_SYS_RESOURCE", "vm.mmap_min_addr", "CAP_SYS_RAWIO"] {
+          #expect(refusal.errors.contains(word), "\(word) is not in \(refusal.errors)")
+        }
+        try job.expectNothingLeft()
+        // Memory cannot be left out.
+        let other = try run(.checkpointRestore, job, options + ["--unprivileged"])
+        #expect(other.code == 1)
+        #expect(other.errors.contains("CAP_SYS_RAWIO") && !other.errors.contains("CAP_SYS_RESOURCE"), "\(other.errors)")
+        try job.expectNothingLeft()
+        try job.restore("--unprivileged")
+      }
+      #expect(verdict == .pass)
+    }
+
+    /// What cannot be copied, nor be put back, for more is in a pipe than it may have.
+    @Test func pipeThatIsTooFullIsNamed() throws {
+      let file = "/proc/sys/fs/pipe-max-size"
+      let limit = try #require(Files.text(file))
+      defer { try? Files.write(limit, to: file) }
+      try Files.write("\(2 << 20)", to: file)
+      let without = ["setpriv", "--bounding-set=-sys_resource", "--"]
+      try LiveProgram(name: "fixtures/beyond_limits").run(environment: ["FULL": "1"], prepare: Self.prepare) { job in
+        try Files.write(limit, to: file)
+        let dump = try job.tryDump(prefix: without)
+        #expect(dump.code == 1)
+        #expect(dump.errors.contains("pipe:[") && dump.errors.contains(file), "\(dump.errors)")
+        try Files.write("\(2 << 20)", to: file)
+        try job.dump()
+        try Files.write(limit, to: file)
+        let restore = try job.tryRestore(["--unprivileged"], prefix: without)
+        #expect(restore.code == 1)
+        #expect(restore.errors.contains("2097152 bytes of room") && restore.errors.contains(file), "\(restore.errors)")
+        try job.expectNothingLeft()
+        try Files.write("\(2 << 20)", to: file)
+        try job.restore()
+      }
+    }
+
     @Test func checkSaysWhatAUserCanDo() throws {
       let folder = try Files.makeTemporaryFolder("check")
       defer { Files.remove(folder) }
