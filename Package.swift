@@ -28,7 +28,8 @@ let package = Package(
 
     // Spoiled image sets for the reader and the planner: scripts/fuzz.
     .executableTarget(
-      name: "fuzz-images", dependencies: ["Restore", "Resources", "Linux", "CLinux", system], swiftSettings: strict),
+      name: "fuzz-images", dependencies: ["Restore", "Resources", "ProcessTree", "Linux", "CLinux", system],
+      swiftSettings: strict),
 
     // A live tree becomes a checkpoint; a checkpoint becomes a live tree.
     .target(

@@ -39,6 +39,7 @@ public enum Dump {
     try freezer.freeze(root: options.pid, timeout: max(options.timeout, 1))
     let frozen = nanoseconds()
     dump.statistics.freezingTime = UInt32(clamping: (frozen - begin) / 1000)
+    func noteFrozenTime() { dump.statistics.frozenTime = UInt32(clamping: (nanoseconds() - frozen) / 1000) }
 
     // For a few tasks a thread takes longer to begin than it spares.
     let companion = Companion(threaded: freezer.tasks.reduce(0) { $0 + max($1.threads.count, 1) } >= 16)
@@ -62,7 +63,7 @@ public enum Dump {
       try write(survey, images, snapshot, &collector, companion)
       if let snapshot {
         letGo(survey.tasks, &freezer)
-        dump.statistics.frozenTime = UInt32(clamping: (nanoseconds() - frozen) / 1000)
+        noteFrozenTime()
         try snapshot.write(images, &collector)
       }
       try images.finish()
@@ -74,7 +75,7 @@ public enum Dump {
     }
     if !options.snapshot {
       try release(survey.tasks, &freezer, options)
-      dump.statistics.frozenTime = UInt32(clamping: (nanoseconds() - frozen) / 1000)
+      noteFrozenTime()
     }
     writeStatistics(dump)
     return (dump.statistics, dump.warnings)
@@ -168,13 +169,17 @@ public enum Dump {
     try images.writeTree(seccomp: collector.seccompImage)
   }
 
-  /// The tasks run on, as they were found.
-  private static func letGo(_ tasks: [DumpedTask], _ freezer: inout Freezer) {
+  /// The tasks run on, as they were found; or have been stopped before.
+  private static func letGo(_ tasks: [DumpedTask], _ freezer: inout Freezer, stopped: Bool = false) {
     for task in tasks { task.process?.close() }
+    if stopped {
+      for task in tasks where !task.isZombie { kill(task.pid, SIGSTOP) }
+    }
     freezer.release()
   }
 
-  private static let batchSize = 64
+  /// How many tasks are collected and written at a time.
+  static let batchSize = 64
 
   /// What is seen of tasks from outside.
   private static func record(_ tasks: [DumpedTask], _ dump: DumpContext) throws(Failure) {
@@ -189,14 +194,7 @@ public enum Dump {
   private static func release(_ tasks: [DumpedTask], _ freezer: inout Freezer, _ options: DumpOptions)
     throws(Failure)
   {
-    if options.leaveRunning || options.leaveStopped {
-      for task in tasks { task.process?.close() }
-      if options.leaveStopped {
-        for task in tasks where !task.isZombie { kill(task.pid, SIGSTOP) }
-      }
-      freezer.release()
-      return
-    }
+    if options.leaveRunning || options.leaveStopped { return letGo(tasks, &freezer, stopped: options.leaveStopped) }
     // Parents are ended before their children can bother them: nobody of the tree runs any more.
     for task in tasks where !task.isZombie { kill(task.pid, SIGKILL) }
     // Their parents hear of it only when the tracer has. The init of a PID namespace ends when everybody in it has been waited

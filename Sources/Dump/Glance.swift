@@ -30,9 +30,7 @@ struct Glance {
         let own = try NamespaceInodes(folder: task.folder).inode(.pid)
         return NamespaceInodes.Kind.allCases.map { $0.family == "pid" ? own : 0 }
       }
-      let pidfd = try pidfdOpen(task.pid)
-      defer { _ = pidfd.rawValue }
-      return try NamespaceInodes(folder: task.folder, pidfd: pidfd.rawValue).all()
+      return try NamespaceInodes(folder: task.folder, pidfd: try pidfdOpen(task.pid)).all()
     }
     if task.isZombie { return }
     mappings = try about("task \(task.pid): reading smaps") { () throws(Errno) in
@@ -57,9 +55,8 @@ struct Glance {
       if stray != nil { continue }
       stray = try about("task \(task.pid): thread \(tid): reading its namespaces") { () throws(Errno) in
         // Linux before 6.9 has no pidfds of threads.
-        let pidfd = (try? pidfdOpen(tid, ofThread: true)) ?? Descriptor(-1)
-        defer { _ = pidfd.rawValue }
-        let inodes = NamespaceInodes(folder: task.folder, prefix: "task/\(tid)/ns/", pidfd: pidfd.rawValue)
+        let inodes = NamespaceInodes(
+          folder: task.folder, prefix: "task/\(tid)/ns/", pidfd: try? pidfdOpen(tid, ofThread: true))
         for kind in Self.threadKinds where try inodes.inode(kind) != namespace(kind) { return (tid, kind) }
         return nil
       }

@@ -26,6 +26,8 @@ final class MemoryTransfer {
   /// The call of the running program by which the task opens the image, and whether it closes it again.
   private var opening: (call: SyscallProgram.Call, closes: Bool)?
   private let mustCopy: Bool
+  /// Whether the tracer may read its memory meanwhile: `process_vm_readv` copies a page that relatives share, for the task's own
+  /// (mm/gup.c: gup_must_unshare), and the program would need more memory than before.
   private var canBeHelped: Bool
   private let free: [Int32]
 
@@ -214,8 +216,7 @@ final class MemoryTransfer {
     }
   }
 
-  /// Whether the tracer may read its memory meanwhile: `process_vm_readv` copies a page that relatives share, for the task's own
-  /// (mm/gup.c: gup_must_unshare), and the program would need more memory than before.
+  /// Gives the image its length before anyone writes to it, which the tracer needs to help.
   private func prepareHelp() {
     guard canBeHelped else { return }
     canBeHelped = all.byteCount > Self.pieceBytes && ImageWindow.prepare(file.rawValue, length: all.byteCount)

@@ -16,7 +16,6 @@ final class Snapshot {
     var task: DumpedTask
     var copy: TaskCopy
     var hasFileLimit: Bool
-    var vdso: UInt64
   }
 
   private let dump: DumpContext
@@ -40,17 +39,26 @@ final class Snapshot {
         left.append(task)
       }
     }
+    // Whatever fails, the copies that were begun are all taken in: they have to be ended.
+    var failures: [Failure] = []
     var births: [(copy: TaskCopy, program: SyscallProgram)] = []
     for (task, process, program) in begun {
-      guard let copy = try process.finishCopy(program, sharesNumbers: task.pidNamespace == PIDNamespaces.ownID) else {
-        left.append(task)
-        continue
+      do throws(Failure) {
+        guard let copy = try process.finishCopy(program, sharesNumbers: task.pidNamespace == PIDNamespaces.ownID) else {
+          left.append(task)
+          continue
+        }
+        task.copy = copy.pid
+        parts.append(Part(task: task, copy: copy, hasFileLimit: MemoryTransfer.hasFileLimit(task)))
+        births.append((copy, copy.beginLife()))
+      } catch {
+        failures.append(error)
       }
-      task.copy = copy.pid
-      parts.append(Part(task: task, copy: copy, hasFileLimit: MemoryTransfer.hasFileLimit(task), vdso: process.vdso))
-      births.append((copy, copy.beginLife()))
     }
-    for (copy, program) in births { try copy.finish(program) }
+    for (copy, program) in births {
+      do throws(Failure) { try copy.finish(program) } catch { failures.append(error) }
+    }
+    if let failure = failures.first { throw failure }
     return left
   }
 
@@ -66,7 +74,7 @@ final class Snapshot {
     let begin = nanoseconds()
     while !parts.isEmpty {
       try Interruption.check()
-      let batch = Array(parts.prefix(64))
+      let batch = Array(parts.prefix(Dump.batchSize))
       let memory = try collector.scanMemory(batch.map(\.task), byPID: images.byPID)
       var transfers: [MemoryTransfer] = []
       for (part, memory) in zip(batch, memory) {
@@ -84,12 +92,12 @@ final class Snapshot {
       }
       parts.removeFirst(batch.count)
       parents += batch.filter { $0.task.hasChildren }
-      try Self.end(batch.filter { !$0.task.hasChildren })
+      end(batch.filter { !$0.task.hasChildren })
       for part in batch { collector.forget(part.task) }
     }
     let last = parents
     parents = []
-    try Self.end(last)
+    end(last)
     dump.statistics.memwriteTime += UInt32(clamping: (nanoseconds() - begin) / 1000)
     dump.statistics.memdumpTime = dump.statistics.memwriteTime
   }
@@ -99,19 +107,14 @@ final class Snapshot {
     let last = parts + parents
     parts = []
     parents = []
-    do throws(Failure) { try Self.end(last) } catch {}  // another failure is told
+    end(last)
   }
 
-  private static func end(_ parts: [Part]) throws(Failure) {
+  private func end(_ parts: [Part]) {
     for part in parts { part.copy.beginEnd() }
-    var failure: Failure?
-    for part in parts {
-      do throws(Failure) {
-        try part.copy.end(vdso: part.vdso)
-      } catch {
-        failure = failure ?? error
-      }
+    for part in parts where !part.copy.end() {
+      dump.warnings.append(
+        "task \(part.task.pid) could not be made to wait for its copy \(part.copy.pid), a zombie until the task does, or ends")
     }
-    if let failure { throw failure }
   }
 }

@@ -4,8 +4,7 @@ import SystemPackage
 
 /// A second thread of the tool, for work that asks for no tracer: reading `/proc`, writing images. One job at a time.
 ///
-/// The thread has its root and working directory to itself (unshare(2), CLONE_FS): a process whose threads share them may not
-/// enter a mount namespace (man 2 setns). It takes no signal; what is sent to the process is the tracer's.
+/// It takes no signal; what is sent to the process is the tracer's.
 public final class Companion {
   public typealias Job = () throws(Failure) -> Void
 
@@ -33,7 +32,6 @@ public final class Companion {
 
     func serve() {
       keepAway(from: cpu)
-      _ = cl_syscall(Int(__NR_unshare), 0x200 /* CLONE_FS */, 0, 0, 0, 0, 0)
       while true {
         sem_post(done)
         Self.wait(work)
@@ -80,20 +78,8 @@ public final class Companion {
     sigfillset(&all)
     pthread_sigmask(SIG_SETMASK, &all, &before)
     defer { pthread_sigmask(SIG_SETMASK, &before, nil) }
-    var made = pthread_t()
-    let context = Unmanaged.passRetained(desk)
-    let result = pthread_create(
-      &made, nil,
-      { context in
-        if let context { Unmanaged<Desk>.fromOpaque(context).takeRetainedValue().serve() }
-        return nil
-      }, context.toOpaque())
-    guard result == 0 else {
-      context.release()
-      return
-    }
-    thread = made
-    Desk.wait(desk.done)
+    thread = startThread { [desk] in desk.serve() }
+    if thread != nil { Desk.wait(desk.done) }
   }
 
   deinit {

@@ -34,32 +34,12 @@ public enum Guarded {
   /// threads that meet at such a lock would wait for a process that does not know of it.
   private static func onThread(_ work: () -> Int32) -> Int32 {
     withoutActuallyEscaping(work) { work in
-      let desk = Desk(work)
-      var thread = pthread_t()
-      let result = pthread_create(
-        &thread, nil,
-        { context in
-          if let context { Unmanaged<Desk>.fromOpaque(context).takeUnretainedValue().perform() }
-          return nil
-        }, Unmanaged.passUnretained(desk).toOpaque())
-      if result != 0 { return work() }
+      var result: Int32 = 1
+      guard let thread = startThread({ result = work() }) else { return work() }
       // Signals are that thread's.
       hold((1...64).map { $0 })
       pthread_join(thread, nil)
-      return desk.result
-    }
-  }
-
-  private final class Desk: @unchecked Sendable {
-    private let work: () -> Int32
-    private(set) var result: Int32 = 1
-
-    init(_ work: @escaping () -> Int32) { self.work = work }
-
-    func perform() {
-      // Who shares its directories with another thread may not enter a mount namespace (man 2 setns).
-      _ = cl_syscall(Int(__NR_unshare), 0x200 /* CLONE_FS */, 0, 0, 0, 0, 0)
-      result = work()
+      return result
     }
   }
 

@@ -6,7 +6,7 @@ import SystemPackage
 ///
 /// A pidfd tells them (ioctl PIDFD_GET_NET_NAMESPACE and its like, Linux 6.11) in a sixth of the time of a link in `/proc`, for which the
 /// kernel makes an inode first. Where it does not, the links are read.
-public struct NamespaceInodes {
+public struct NamespaceInodes: ~Copyable {
   /// A link in `/proc/PID/ns`.
   public enum Kind: String, CaseIterable, Sendable {
     case cgroup, ipc, mnt, net, pid
@@ -30,13 +30,13 @@ public struct NamespaceInodes {
 
   private let folder: Int32
   private let prefix: String
-  private let pidfd: Int32
+  private let pidfd: Descriptor?
 
   /// - Parameters:
   ///   - folder: the task's in `/proc`, open.
   ///   - prefix: where its links are, such as `ns/`.
-  ///   - pidfd: of the task; -1 without one.
-  public init(folder: Int32, prefix: String = "ns/", pidfd: Int32 = -1) {
+  ///   - pidfd: of the task, if there is one.
+  public init(folder: Int32, prefix: String = "ns/", pidfd: consuming Descriptor? = nil) {
     self.folder = folder
     self.prefix = prefix
     self.pidfd = pidfd
@@ -45,8 +45,8 @@ public struct NamespaceInodes {
   /// The namespace's inode number. 0: there is none, because the kernel lacks the kind, the task is about to exit, or nobody was born
   /// in a namespace for children yet.
   public func inode(_ kind: Kind) throws(Errno) -> UInt64 {
-    guard pidfd >= 0, Self.canAsk, let told = try ask(kind) else { return try read(kind) }
-    return told
+    if let told = try ask(kind) { return told }
+    return try read(kind)
   }
 
   /// The same for all kinds, in their order.
@@ -66,10 +66,15 @@ public struct NamespaceInodes {
 
   /// `nil`: it cannot be told in this way.
   private func ask(_ kind: Kind) throws(Errno) -> UInt64? {
-    let descriptor = cl_syscall(Int(__NR_ioctl), Int(pidfd), kind.request, 0, 0, 0, 0)
-    guard descriptor >= 0 else { return nil }
-    defer { close(Int32(descriptor)) }
-    return UInt64(try fstat(at: Int32(descriptor)).st_ino)
+    switch pidfd {
+    case nil: return nil
+    case let pidfd?:
+      guard Self.canAsk else { return nil }
+      let descriptor = cl_syscall(Int(__NR_ioctl), Int(pidfd.rawValue), kind.request, 0, 0, 0, 0)
+      guard descriptor >= 0 else { return nil }
+      defer { close(Int32(descriptor)) }
+      return UInt64(try fstat(at: Int32(descriptor)).st_ino)
+    }
   }
 
   private func read(_ kind: Kind) throws(Errno) -> UInt64 {

@@ -92,41 +92,42 @@ public final class TaskCopy: ProgramRunner {
     area.startWithoutReturn(slot)
   }
 
-  /// Waits for the end of the copy, and has the task wait for it. `vdso`: where the task has its vDSO.
-  public func end(vdso: UInt64) throws(Failure) {
-    try about("task \(task): its copy \(pid)") { () throws(Errno) in
-      let pidfd: Descriptor
-      do throws(Errno) {
-        pidfd = try pidfdOpen(pid)
-      } catch {
-        // The task has ended meanwhile, and who inherited the copy has waited for it.
-        if error == .noSuchProcess { return }
-        throw error
-      }
+  /// Waits for the end of the copy, and has the task wait for it. `false`: the task cannot be made to, and has a zombie for a child
+  /// until it waits for that itself, or ends.
+  public func end() -> Bool {
+    do throws(Errno) {
+      let pidfd = try pidfdOpen(pid)
       var event = pollfd(fd: pidfd.rawValue, events: Int16(POLLIN), revents: 0)
       while poll(&event, 1, 1000) == 0 { kill(pid, SIGKILL) }
-      try reap(vdso)
+      try reap()
+      return true
+    } catch {
+      // Without a child there was nothing to wait for: the task has ignored SIGCHLD, waited for all kinds itself, or ended.
+      return error == .noChildProcess || !isLeft
     }
   }
 
-  private func reap(_ vdso: UInt64) throws(Errno) {
-    let thread: TracedThread
-    do throws(Errno) {
-      thread = try TracedThread(seizing: task)
-    } catch {
-      if error == .noSuchProcess { return }
-      throw error
-    }
+  /// Whether it is there, if only as a zombie of the task's.
+  private var isLeft: Bool {
+    let buffer = ReadBuffer()
+    guard let text = try? ProcDirectory(pid: pid).read("stat", buffer), let stat = ProcStat(text) else { return false }
+    return stat.ppid == task
+  }
+
+  /// The task may be another program by now, in an address space of its own, and may have forbidden itself a system call: nothing that
+  /// was known of it at the freeze is.
+  private func reap() throws(Errno) {
+    if !isLeft { return }
+    let thread = try TracedThread(seizing: task)
     guard try thread.awaitStop() else { return }
     defer { thread.detach() }
-    guard let offset = VDSO.syscallOffset else { return }
-    let foothold = thread.makeFoothold(in: task, vdso: vdso)
-    // WNOHANG | __WALL. ECHILD: it has ignored SIGCHLD, or has waited for all kinds itself.
-    do throws(Errno) {
-      _ = try thread.call(
-        at: foothold?.call ?? vdso + offset, __NR_wait4, UInt64(innerPID), 0, 0x4000_0001, 0)
-    } catch {
-      if error != .noChildProcess { throw error }
-    }
+    let buffer = ReadBuffer()
+    let folder = try ProcDirectory(pid: task)
+    if ProcStatus(try folder.read("status", buffer)).seccompMode != 0 { try thread.suspendSeccomp() }
+    let vdso = try Mapping.parse(folder.read("maps", buffer)).first { $0.name == Array("[vdso]".utf8) }
+    guard thread.registers.is64Bit, let vdso, let offset = VDSO.syscallOffset else { throw .notSupported }
+    let foothold = thread.makeFoothold(in: task, vdso: vdso.start)
+    // WNOHANG | __WALL
+    _ = try thread.call(at: foothold?.call ?? vdso.start + offset, __NR_wait4, UInt64(innerPID), 0, 0x4000_0001, 0)
   }
 }

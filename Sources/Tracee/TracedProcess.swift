@@ -15,7 +15,7 @@ public final class TracedProcess {
   private var sizes: [Int] = []
   /// The call that maps the area was begun.
   private var isOpening = false
-  public let vdso: UInt64
+  private let vdso: UInt64
   private let syscallInstruction: UInt64
   private var foothold: Foothold?
   /// Threads whose executor was started.

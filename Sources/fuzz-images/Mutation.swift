@@ -1,6 +1,8 @@
+import ProcessTree
+
 /// Spoils an image: blindly, or in its structure, so that what is wrong is found late.
 struct Mutation {
-  var random: SplitMix
+  var random: SplitMix64
 
   private static let numbers: [UInt64] = [
     0, 1, 2, 3, 7, 127, 128, 255, 256, 4095, 4096, 4097, 65535, 65536, 1 << 20, 1 << 22, (1 << 31) - 1, 1 << 31, (1 << 32) - 1, 1 << 32,

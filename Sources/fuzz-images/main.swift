@@ -7,6 +7,7 @@ import CLinux
 import Glibc
 import Linux
 import Resources
+import ProcessTree
 import Restore
 import SystemPackage
 
@@ -50,7 +51,7 @@ func write(_ bytes: [UInt8], to path: String) throws(Failure) {
 
 /// Which files of which sample a seed spoils, and how.
 func input(_ seed: UInt64, _ samples: [Sample]) -> (sample: Int, files: [(name: String, bytes: [UInt8])]) {
-  var mutation = Mutation(random: SplitMix(state: seed))
+  var mutation = Mutation(random: SplitMix64(seed: seed))
   let sample = Int.random(in: 0..<samples.count, using: &mutation.random)
   let images = samples[sample].files.filter { !$0.name.hasPrefix("pages-") }
   var files: [(name: String, bytes: [UInt8])] = []

@@ -1,4 +1,5 @@
 import Glibc
+import ProcessTree
 import Testing
 
 extension Live {
@@ -247,7 +248,7 @@ extension Live {
     /// A flipped bit may change what is restored, but never more: no crash, no hang, nothing left after a refusal.
     @Test func imagesWithAFlippedBit() throws {
       try withDumpedSleep { job in
-        var random = SplitMix(state: 20)
+        var random = SplitMix64(seed: 20)
         var wrong: [String] = []
         for name in imageNames(job) where !name.hasPrefix("pages-") {
           let path = "\(job.images)/\(name)"
@@ -287,7 +288,7 @@ extension Live {
       try Job.run(["sleep", "1000"], named: "sleep") { job in
         usleep(50_000)
         try job.dump("--checksum-memory")
-        var random = SplitMix(state: 7)
+        var random = SplitMix64(seed: 7)
         for name in imageNames(job) where name != "inventory.img" {
           let path = "\(job.images)/\(name)"
           let whole = try #require(Files.bytes(path))
@@ -304,17 +305,6 @@ extension Live {
         }
         #expect(try Tool.run(["check", "-D", job.images]).code == 0)
         try job.restore("--verify-memory")
-      }
-    }
-
-    private struct SplitMix {
-      var state: UInt64
-      mutating func next() -> UInt64 {
-        state &+= 0x9e37_79b9_7f4a_7c15
-        var z = state
-        z = (z ^ (z >> 30)) &* 0xbf58_476d_1ce4_e5b9
-        z = (z ^ (z >> 27)) &* 0x94d0_49bb_1331_11eb
-        return z ^ (z >> 31)
       }
     }
 

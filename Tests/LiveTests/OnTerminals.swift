@@ -16,14 +16,7 @@ extension Live {
         #expect(refused.code == 1 && refused.errors.contains("--shell-job"), "\(refused.errors)")
         #expect(try state(in: folder)["foreground"] == "1")
 
-        let tree = Processes.tree(of: pid)
-        let dumped = try Tool.run(["dump", "-t", "\(pid)", "-D", "\(folder)/images", "--shell-job"])
-        #expect(dumped.code == 0, "\(dumped.errors)")
-        _ = Processes.poll(10) {
-          for pid in tree { waitpid(pid, nil, WNOHANG) }
-          return Files.exists("\(folder)/first.end") && tree.allSatisfy { Processes.state(of: $0) == nil }
-        }
-        unlink("\(folder)/state")
+        try dump(pid, in: folder)
 
         // From no terminal, and without the option, there is nothing to give it.
         let without = try Tool.run(["restore", "-D", "\(folder)/images", "-d"])
@@ -52,14 +45,7 @@ extension Live {
         let before = try state(in: folder)
         #expect(before["leads"] == "0" && before["foreground"] == "1")
         let pid = try #require(before["pid"].flatMap { Int32($0) })
-        let tree = Processes.tree(of: pid)
-        let dumped = try Tool.run(["dump", "-t", "\(pid)", "-D", "\(folder)/images", "--shell-job"])
-        #expect(dumped.code == 0, "\(dumped.errors)")
-        _ = Processes.poll(10) {
-          for pid in tree { waitpid(pid, nil, WNOHANG) }
-          return Files.exists("\(folder)/first.end") && tree.allSatisfy { Processes.state(of: $0) == nil }
-        }
-        unlink("\(folder)/state")
+        try dump(pid, in: folder)
         let second = try start("second", rows: 44, [Tool.path, "restore", "-D", "\(folder)/images", "--shell-job"], in: folder)
         defer { end(second) }
         let after = try state(in: folder)
@@ -69,6 +55,18 @@ extension Live {
         #expect(Processes.poll(10) { Files.exists("\(folder)/second.end") })
         #expect(Files.text("\(folder)/second.end") == "status 0x700 foreground job\n")
       }
+    }
+
+    /// Dumps the first emulator's job, which ends with that.
+    private func dump(_ pid: pid_t, in folder: String) throws {
+      let tree = Processes.tree(of: pid)
+      let dumped = try Tool.run(["dump", "-t", "\(pid)", "-D", "\(folder)/images", "--shell-job"])
+      #expect(dumped.code == 0, "\(dumped.errors)")
+      _ = Processes.poll(10) {
+        for pid in tree { waitpid(pid, nil, WNOHANG) }
+        return Files.exists("\(folder)/first.end") && tree.allSatisfy { Processes.state(of: $0) == nil }
+      }
+      unlink("\(folder)/state")
     }
 
     /// A folder with both programs compiled; whatever runs in it is ended.

@@ -33,12 +33,7 @@ extension Live {
 
     /// A tool that waits exits with the root's status.
     @Test func newNamespaceEndsWithTheRoot() throws {
-      try Job.run(["sh", "-c", Self.counting], named: "newns") { job in
-        try job.waitFor("count")
-        try job.dump()
-        let tool = try start(["--new-pid-namespace", "--pidfile", job.path("pid")], job)
-        try job.waitFor("pid")
-        let root = pid_t(try job.text("pid")) ?? 0
+      try inANewNamespace { tool, root in
         kill(tool, SIGTERM)
         #expect(Processes.wait(for: tool, seconds: 5)?.code == 7)
         #expect(Processes.state(of: root) == nil)
@@ -47,16 +42,22 @@ extension Live {
 
     /// A tool that is killed takes the namespace with it.
     @Test func newNamespaceDiesWithTheTool() throws {
+      try inANewNamespace { tool, root in
+        kill(tool, SIGKILL)
+        _ = Processes.wait(for: tool, seconds: 5)
+        #expect(Processes.poll(5) { Processes.state(of: root) ?? "Z" == "Z" })
+        Processes.reapOrphans(of: [root])
+      }
+    }
+
+    /// A shell that counts, restored in a new PID namespace by a tool that waits for it.
+    private func inANewNamespace(_ body: (_ tool: pid_t, _ root: pid_t) throws -> Void) throws {
       try Job.run(["sh", "-c", Self.counting], named: "newns") { job in
         try job.waitFor("count")
         try job.dump()
         let tool = try start(["--new-pid-namespace", "--pidfile", job.path("pid")], job)
         try job.waitFor("pid")
-        let root = pid_t(try job.text("pid")) ?? 0
-        kill(tool, SIGKILL)
-        _ = Processes.wait(for: tool, seconds: 5)
-        #expect(Processes.poll(5) { Processes.state(of: root) ?? "Z" == "Z" })
-        Processes.reapOrphans(of: [job.pid, root])
+        try body(tool, pid_t(try job.text("pid")) ?? 0)
       }
     }
 

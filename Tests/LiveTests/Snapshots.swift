@@ -39,6 +39,17 @@ extension Live {
       }
     }
 
+    /// A program that has executed another meanwhile is waited for in the address space that it has then.
+    @Test func theProgramExecutesAnother() throws {
+      try LiveProgram(name: "fixtures/restless").run { job in
+        for round in 0..<15 {
+          let outcome = try job.tryDump(["--leave-running", "--snapshot"], to: job.path("round-\(round)"))
+          #expect(outcome.code == 0, "round \(round): \(outcome.errors)")
+          Files.remove(job.path("round-\(round)"))
+        }
+      }
+    }
+
     /// Killed while its copies write, the tool leaves a program that runs on and no task but the program's.
     @Test func killedInBetween() throws {
       try LiveProgram(name: "fixtures/generations").run { job in
