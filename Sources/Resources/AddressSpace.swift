@@ -325,7 +325,8 @@ public struct AddressSpace: TaskState {
     if (vma.vmFlags ?? 0) & 8 != 0 { flags = flags & ~0x0f | MAP_DROPPABLE }
     var source: Int32?
     if vma.isFile {
-      source = try restore.descriptor(UInt32(truncatingIfNeeded: vma.shmid), for: place)
+      source = try MemFD.writable(behind: vma, restore)
+      if source == nil { source = try restore.descriptor(UInt32(truncatingIfNeeded: vma.shmid), for: place) }
     } else if vma.kinds.contains(.sharedAnonymous) {
       source = try RestoredSharedMemory.anonymous(
         vma.shmid, size: restore.sharedMemorySizes[vma.shmid] ?? vma.length,

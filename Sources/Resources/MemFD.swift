@@ -117,6 +117,15 @@ public enum MemFD: FileKind {
     return restore.kept(key) ?? -1
   }
 
+  /// What to map where a shared mapping may be written to and its description may not; CRIU 4.2 writes such of memory without a name.
+  static func writable(behind vma: VmaEntry, _ restore: RestoreContext) throws(Failure) -> Int32? {
+    let access = UInt32(O_ACCMODE)
+    guard !vma.isPrivate, (vma.fdflags ?? 0) & access == UInt32(O_RDWR),
+      let memfd = restore.files[UInt32(truncatingIfNeeded: vma.shmid)]?.memfd, memfd.flags & access == UInt32(O_RDONLY)
+    else { return nil }
+    return try descriptor(inodeID: memfd.inodeId, restore)
+  }
+
   public static func finish(_ restore: RestoreContext) throws(Failure) {
     for (inodeID, entry) in restore.memfdInodes {
       guard let master = restore.kept(key(inodeID)) else { continue }

@@ -38,6 +38,27 @@ extension Live {
       }
     }
 
+    /// CRIU 4.2 takes shared memory without a name for a memfd that was opened for reading only; how it may be mapped says the mapping.
+    @Test func mappingsSayHowTheirMemfdWasOpened() throws {
+      let edit = """
+        import json, glob, subprocess, sys
+        def decode(name): return json.loads(subprocess.check_output(["/usr/bin/crit", "decode", "-i", name]))
+        used = {entry["id"] for name in glob.glob("fdinfo-*.img") for entry in decode(name)["entries"]}
+        files = decode("files.img")
+        mapped = [entry for entry in files["entries"] if entry["type"] == "MEMFD" and entry["id"] not in used]
+        for entry in mapped: entry["memfd"]["flags"] = ""
+        subprocess.run(["/usr/bin/crit", "encode", "-o", "files.img"], input=json.dumps(files).encode(), check=True)
+        sys.exit(0 if mapped else 1)
+        """
+      try LiveProgram(name: "memfd").run { job in
+        try job.dump()
+        let python = try Processes.start(
+          ["/usr/bin/python3", "-c", edit], in: job.images, output: "/dev/null", errors: job.path("crit"), newSession: false)
+        #expect(Processes.wait(for: python, seconds: 30)?.code == 0, "\(Files.text(job.path("crit")) ?? "")")
+        try job.restore("--no-verify")
+      }
+    }
+
     private func words(of text: String) -> [[String]] {
       text.split(separator: "\n").map { $0.split(whereSeparator: { $0 == " " || $0 == "\t" }).map(String.init) }
     }
