@@ -82,7 +82,9 @@ let package = Package(
       name: "ResourcesTests",
       dependencies: ["Resources", "Tracee", "Checkpoint", "Linux", "CLinux", system], swiftSettings: strict),
     .testTarget(name: "FeaturesTests", dependencies: ["Features", "Linux"], swiftSettings: strict),
-    .testTarget(name: "CommandTests", dependencies: ["swift-restore"], swiftSettings: strict),
+    .testTarget(
+      name: "CommandTests",
+      dependencies: ["swift-restore", .product(name: "ArgumentParser", package: "swift-argument-parser")], swiftSettings: strict),
     .testTarget(
       name: "LiveTests", dependencies: ["ProcessTree", "Checkpoint", "Linux", "CLinux", system], exclude: ["Programs"],
       swiftSettings: strict),

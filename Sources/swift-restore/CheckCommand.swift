@@ -27,7 +27,7 @@ struct CheckCommand: ParsableCommand {
   var fileValidation: FileValidation = .buildID
 
   func run() throws {
-    let output = try Output(common)
+    let output = try Output(common.values)
     try output.reporting {
       if let images = common.imagesDir {
         var options = RestoreOptions()

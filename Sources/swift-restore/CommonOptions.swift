@@ -32,17 +32,34 @@ struct CommonOptions: ParsableArguments {
 
   var images: String { imagesDir ?? "." }
 
-  func validate() throws {
-    guard (0...4).contains(verbosity) else { throw ValidationError("The verbosity goes from 0 to 4.") }
+  var values: CommonValues {
+    CommonValues(
+      images: images, workDir: workDir, logFile: logFile, verbosity: verbosity, displayStats: displayStats, json: json)
   }
+
+  func validate() throws {
+    guard CommonValues.verbosities.contains(verbosity) else { throw ValidationError("The verbosity goes from 0 to 4.") }
+  }
+}
+
+/// The same, read.
+struct CommonValues {
+  var images = "."
+  var workDir: String?
+  var logFile: String?
+  var verbosity = 2
+  var displayStats = false
+  var json = false
+
+  static let verbosities = 0...4
 }
 
 /// What a command says, and how it ends.
 struct Output {
-  private let options: CommonOptions
+  private let options: CommonValues
   private var log: Int32?
 
-  init(_ options: CommonOptions) throws {
+  init(_ options: CommonValues) throws {
     self.options = options
     guard let name = options.logFile else {
       log = nil

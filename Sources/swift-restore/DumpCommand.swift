@@ -43,6 +43,27 @@ struct DumpCommand: ParsableCommand {
     }
   }
 
+  func run() throws { try request.run() }
+
+  var request: DumpRequest {
+    var request = DumpRequest(common: common.values)
+    request.options.pid = pid
+    request.options.leaveRunning = leaveRunning
+    request.options.leaveStopped = leaveStopped
+    request.options.snapshot = snapshot
+    request.options.shellJob = shellJob
+    request.options.ghostLimit = ghostLimit.bytes
+    request.options.timeout = timeout
+    request.options.checksumMemory = checksumMemory
+    return request
+  }
+}
+
+/// A dump as it was asked for.
+struct DumpRequest: Request {
+  var common = CommonValues()
+  var options = DumpOptions()
+
   func run() throws {
     let code = try Guarded.run {
       do {
@@ -61,16 +82,8 @@ struct DumpCommand: ParsableCommand {
   private func dump() throws {
     let output = try Output(common)
     try output.reporting {
-      var options = DumpOptions()
-      options.pid = pid
-      options.leaveRunning = leaveRunning
-      options.leaveStopped = leaveStopped
-      options.snapshot = snapshot
-      options.shellJob = shellJob
+      var options = options
       options.workDirectory = common.workDir
-      options.ghostLimit = ghostLimit.bytes
-      options.timeout = timeout
-      options.checksumMemory = checksumMemory
       let (statistics, warnings) = try Dump.run(options, images: common.images)
       output.warn(warnings)
       output.show(statistics)

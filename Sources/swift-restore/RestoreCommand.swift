@@ -60,29 +60,43 @@ struct RestoreCommand: ParsableCommand {
   @Flag(help: "Compare memory with its checksums too, if the dump has written them.")
   var verifyMemory = false
 
+  func run() throws { try request.run() }
+
+  var request: RestoreRequest {
+    var request = RestoreRequest(common: common.values, pidfile: pidfile)
+    request.options.detach = detach
+    request.options.sibling = restoreSibling
+    request.options.shellJob = shellJob
+    request.options.pidMethod = pidMethod
+    request.options.pidRetries = pidRetries
+    request.options.newPIDNamespace = newPidNamespace
+    request.options.unprivileged = unprivileged
+    request.options.verify = verify
+    request.options.verifyMemory = verifyMemory
+    request.options.transparentHugePages = thp == .auto
+    request.options.validateFiles = fileValidation != .none
+    request.options.validateBuildIDs = fileValidation == .buildID
+    return request
+  }
+}
+
+/// A restore as it was asked for.
+struct RestoreRequest: Request {
+  var common = CommonValues()
+  var options = RestoreOptions()
+  var pidfile: String?
+
   func run() throws {
     let output = try Output(common)
     var status: Int32 = 0
     try output.reporting {
-      var options = RestoreOptions()
-      options.detach = detach
-      options.sibling = restoreSibling
-      options.shellJob = shellJob
-      options.pidMethod = pidMethod
-      options.pidRetries = pidRetries
-      options.newPIDNamespace = newPidNamespace
-      options.unprivileged = unprivileged
-      options.verify = verify
-      options.verifyMemory = verifyMemory
-      options.transparentHugePages = thp == .auto
+      var options = options
       options.workDirectory = common.workDir
-      options.validateFiles = fileValidation != .none
-      options.validateBuildIDs = fileValidation == .buildID
       let result = try Restore.run(options, images: common.images)
       output.warn(result.warnings)
       output.show(result.statistics, pidRetries: result.pidRetries)
       if let pidfile { try write(result.root, to: pidfile) }
-      if !detach && !restoreSibling { status = Restore.wait(result) }
+      if !options.detach && !options.sibling { status = Restore.wait(result) }
     }
     // As a shell says it: the exit status, or 128 and the signal.
     let code = status & 0x7f == 0 ? (status >> 8) & 0xff : 128 + (status & 0x7f)

@@ -29,7 +29,7 @@ struct ShowCommand: ParsableCommand {
   }
 
   func run() throws {
-    let output = try Output(common)
+    let output = try Output(common.values)
     let folder = folder ?? common.images
     try output.reporting {
       if schedule {

@@ -10,8 +10,9 @@ struct SwiftRestore: ParsableCommand {
 
   static func main() {
     let arguments = CommandLine.arguments.dropFirst().map(spelledOut)
-    guard var command = named(arguments) else { return main(arguments) }
     do {
+      if let request = UsualOptions.request(arguments) { return try request.run() }
+      guard var command = named(arguments) else { return main(arguments) }
       try command.run()
     } catch {
       exit(withError: error)
