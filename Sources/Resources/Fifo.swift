@@ -48,7 +48,7 @@ public enum Fifo: FileKind {
     } catch {
       throw error.of("named pipe \(fifo.pipeId)")
     }
-    MachineLimits.concede(&restore.fifoData[fifo.pipeId], of: "named pipe \(name)", restore)
+    MachineLimits.concede(&restore.fifoData[fifo.pipeId], of: "fifo-data.img: named pipe \(name)", restore)
   }
 
   public static func open(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) -> Descriptor {

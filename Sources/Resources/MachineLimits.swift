@@ -32,7 +32,8 @@ enum MachineLimits {
       let limit = lowestAddress, lowest < limit
     else { return }
     restore.concessions.add(
-      "memory at 0x\(String(lowest, radix: 16)), below vm.mmap_min_addr (\(limit)): needs CAP_SYS_RAWIO", of: task.description,
+      "memory at 0x\(String(lowest, radix: 16)), below vm.mmap_min_addr (\(limit)): needs CAP_SYS_RAWIO",
+      of: "mm-\(task.pid).img: \(task.description)",
       isVital: true)
   }
 

@@ -56,6 +56,11 @@ public enum MountNamespace: NamespaceKind {
       entry.isOuter = table.mounts.isOuter(mount)
       if table.mounts.isOuter(mount) {
         entry.outerPath = table.mounts.outerPath(mount)
+        // For CRIU, which takes the root itself from the folder that it is told.
+        if mount.point != [UInt8(ascii: "/")] {
+          entry.extKey = ForeignMounts.foundByItself
+          entry.source = entry.outerPath ?? mount.point
+        }
       } else if let kind = OwnFileSystem(type: mount.type.text) {
         try about("\(namespace.description): the mount at \(mount.point.text)") { () throws(Failure) in
           try kind.record(mount, dump, &entry)

@@ -111,7 +111,7 @@ public enum Pipe: FileKind {
 
   public static func check(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) {
     let pipe = try entry.part(entry.pipe)
-    MachineLimits.concede(&restore.pipeData[pipe.pipeId], of: "pipe \(pipe.pipeId)", restore)
+    MachineLimits.concede(&restore.pipeData[pipe.pipeId], of: "pipes-data.img: pipe \(pipe.pipeId)", restore)
   }
 
   public static func open(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) -> Descriptor {

@@ -46,9 +46,11 @@ public final class RestoredMounts {
   func add(_ mounts: [MntEntry], of namespace: UInt32, _ restore: RestoreContext) throws(Failure) {
     let image = "mountpoints-\(namespace).img"
     var mounts = mounts
+    if mounts.allSatisfy({ $0.isOuter == nil }) { try ForeignMounts.explain(&mounts, of: namespace, own: try list(), restore) }
     // In a PID namespace that is made for the tree, the tool's proc would show none of it.
     for i in mounts.indices where restore.options.newPIDNamespace && mounts[i].isOuter == true && mounts[i].type == "proc" {
       mounts[i].isOuter = false
+      mounts[i].source = Array("proc".utf8)
       mounts[i].pidNsId = restore.namespaces.own.pidNsId
     }
     var left = mounts
@@ -59,7 +61,7 @@ public final class RestoredMounts {
       guard entry.mountpoint.first == UInt8(ascii: "/"), byID.updateValue(entry, forKey: entry.number) == nil else {
         throw Failure("\(place) has no absolute path, or is there twice")
       }
-      if isOuter(entry, restore) { outer.insert(entry.number) }
+      if entry.isOuter ?? false { outer.insert(entry.number) }
       guard outer.contains(entry.number) || OwnFileSystem(type: entry.type) != nil else {
         throw Failure("\(place): a file system of the type \(entry.type) at \(entry.mountpoint.text) cannot be made again (mount)")
       }
@@ -77,11 +79,6 @@ public final class RestoredMounts {
     else { throw Failure("\(image): there is not exactly one mount that is the root of the others") }
     entries[namespace] = ordered
     for entry in ordered.dropFirst() { onTop[entry.parent, default: []].append(entry) }
-  }
-
-  /// Other writers have no mark for what is not the tree's; they keep the content of what is.
-  private func isOuter(_ entry: MntEntry, _ restore: RestoreContext) -> Bool {
-    entry.isOuter ?? !restore.directory.contains(.tmpfsDev(entry.rootDev))
   }
 
   // MARK: File systems
