@@ -200,8 +200,8 @@ public struct AddressSpace: TaskState {
     var index = 0
     for vma in task.memory.vmas where !vma.isKernelMade && !vma.kinds.contains(.guardPages) {
       let hasPages = vma.hasPages(of: task, &index)
-      if task.filling?.contains(vma.start) ?? false {
-        open(vma, &sequence)
+      if let reserved = task.filling?.protection(at: vma.start) {
+        if reserved != vma.prot { open(vma, &sequence) }
         continue
       }
       let protection = hasPages ? vma.prot | UInt32(PROT_WRITE) : vma.prot
@@ -241,7 +241,6 @@ public struct AddressSpace: TaskState {
 
   /// Cuts a mapping out of what was reserved for it and its neighbours.
   private static func open(_ vma: VmaEntry, _ sequence: inout ProgramSequence) {
-    if vma.prot == 0 { return }
     sequence.makeRoom(calls: 1)
     sequence.current.call(
       __NR_mprotect, Argument(vma.start), Argument(vma.length), Argument(vma.prot), for: "opening", vma.start)

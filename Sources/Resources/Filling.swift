@@ -12,8 +12,8 @@ private let copyRequest = 0xc028_aa03
 private let window: UInt64 = 2 << 20
 
 /// The anonymous memory of a large task, filled by both threads of the tracer at the same time, straight from the image's pages
-/// (man 2 UFFDIO_COPY): no page is cleared first, and none is faulted in. Runs of neighbours among the mappings are
-/// reserved as one without access, and cut up by mprotect(2) when they are full, so that what is never accessible counts
+/// (man 2 UFFDIO_COPY): no page is cleared first, and none is faulted in. Runs of small neighbours among the mappings are
+/// reserved as one, without access if they differ in it, and cut up by mprotect(2) when they are full: so what is never accessible counts
 /// for nothing that the kernel has promised (Documentation/mm/overcommit-accounting.rst).
 ///
 /// Where there is no userfaultfd for us, the task reads all by itself: in a sandbox that forbids it, before Linux 5.11.
@@ -22,6 +22,8 @@ public final class Filling {
   let runs: [Range<UInt64>]
   /// MAP_NORESERVE, for those that have it.
   private let flags: [UInt32]
+  /// What they are reserved with.
+  private let protections: [UInt32]
   /// Mappings, by their start, that are the parent's.
   let kept: Set<UInt64>
   /// Its pages, and where they are in the image, until they are in place.
@@ -53,33 +55,63 @@ public final class Filling {
 
   private init?(_ task: RestoredTask) {
     kept = AddressSpace.keptMappings(task)
-    var runs: [(range: Range<UInt64>, flags: UInt32)] = []
+    var runs: [Run] = []
     var index = 0
-    var hasContent: [Bool] = []
     for vma in task.memory.vmas where !vma.kinds.contains(.guardPages) {
       let hasPages = vma.hasPages(of: task, &index)
       guard vma.isPlainMemory, !kept.contains(vma.start) else { continue }
-      let flags = vma.flags & Linux.MAP_NORESERVE
-      if let last = runs.last, last.range.upperBound == vma.start, last.flags == flags {
-        runs[runs.count - 1].range = last.range.lowerBound..<vma.end
-        hasContent[runs.count - 1] = hasContent[runs.count - 1] || hasPages
+      if let last = runs.last, last.takes(vma) {
+        runs[runs.count - 1].append(vma, hasPages)
       } else {
-        runs.append((vma.start..<vma.end, flags))
-        hasContent.append(hasPages)
+        runs.append(Run(vma, hasPages))
       }
     }
-    let full = zip(runs, hasContent).filter(\.1).map(\.0)
-    self.runs = full.map(\.range)
-    flags = full.map(\.flags)
+    runs = runs.filter(\.hasPages)
+    self.runs = runs.map(\.range)
+    flags = runs.map(\.flags)
+    protections = runs.map(\.protection)
     parts = task.placed(in: self.runs)
     guard parts.reduce(0, { $0 + UInt64($1.range.count) }) >= Self.least else { return nil }
   }
 
+  /// Neighbours that can be reserved together. To change the protection of pages that are there takes time for each, so that a large
+  /// mapping is not reserved with others than its like.
+  private struct Run {
+    private(set) var range: Range<UInt64>
+    let flags: UInt32
+    private(set) var protection: UInt32
+    private(set) var hasPages: Bool
+    private var isLarge: Bool
+
+    init(_ vma: VmaEntry, _ hasPages: Bool) {
+      range = vma.start..<vma.end
+      flags = vma.flags & Linux.MAP_NORESERVE
+      protection = vma.prot
+      self.hasPages = hasPages
+      isLarge = vma.length >= window
+    }
+
+    func takes(_ vma: VmaEntry) -> Bool {
+      range.upperBound == vma.start && flags == vma.flags & Linux.MAP_NORESERVE
+        && (protection == vma.prot || !isLarge && vma.length < window)
+    }
+
+    mutating func append(_ vma: VmaEntry, _ hasPages: Bool) {
+      range = range.lowerBound..<vma.end
+      if protection != vma.prot { protection = 0 }
+      self.hasPages = self.hasPages || hasPages
+      isLarge = isLarge || vma.length >= window
+    }
+  }
+
   /// Whether the mapping at an address is full.
-  func contains(_ address: UInt64) -> Bool {
-    guard isDone else { return false }
+  func contains(_ address: UInt64) -> Bool { protection(at: address) != nil }
+
+  /// What the mapping at an address has been reserved with, if it is full.
+  func protection(at address: UInt64) -> UInt32? {
+    guard isDone else { return nil }
     let index = firstRun(endingAbove: address)
-    return index < runs.count && runs[index].contains(address)
+    return index < runs.count && runs[index].contains(address) ? protections[index] : nil
   }
 
   /// What of a range of pages is left to the task.
@@ -101,11 +133,11 @@ public final class Filling {
 
   /// Appends the calls that reserve the runs and make the descriptor.
   func reserve(_ sequence: inout ProgramSequence) {
-    for (range, flags) in zip(runs, flags) {
+    for (index, range) in runs.enumerated() {
       sequence.makeRoom(calls: 1)
       sequence.current.call(
-        __NR_mmap, Argument(range.lowerBound), Argument(range.upperBound - range.lowerBound), Argument(PROT_NONE),
-        Argument(UInt32(MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED) | flags), -1, 0, for: "reserving", range.lowerBound)
+        __NR_mmap, Argument(range.lowerBound), Argument(range.upperBound - range.lowerBound), Argument(protections[index]),
+        Argument(UInt32(MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED) | flags[index]), -1, 0, for: "reserving", range.lowerBound)
     }
     sequence.makeRoom(calls: 1)
     call = sequence.current.call(__NR_userfaultfd, Argument(Int(O_CLOEXEC) | 1 /* UFFD_USER_MODE_ONLY */), mayFail: true)
