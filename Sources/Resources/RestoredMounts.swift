@@ -46,7 +46,11 @@ public final class RestoredMounts {
   func add(_ mounts: [MntEntry], of namespace: UInt32, _ restore: RestoreContext) throws(Failure) {
     let image = "mountpoints-\(namespace).img"
     var mounts = mounts
-    if mounts.allSatisfy({ $0.isOuter == nil }) { try ForeignMounts.explain(&mounts, of: namespace, own: try list(), restore) }
+    if mounts.allSatisfy({ $0.isOuter == nil }) {
+      // It records what was mounted last first.
+      mounts.reverse()
+      try ForeignMounts.explain(&mounts, of: namespace, own: try list(), restore)
+    }
     // In a PID namespace that is made for the tree, the tool's proc would show none of it.
     for i in mounts.indices where restore.options.newPIDNamespace && mounts[i].isOuter == true && mounts[i].type == "proc" {
       mounts[i].isOuter = false

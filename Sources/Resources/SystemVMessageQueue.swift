@@ -55,6 +55,8 @@ enum SystemVMessageQueue {
   }
 
   static func read(_ namespace: UInt32, _ restore: RestoreContext) throws(Failure) -> [Queue] {
+    // Other writers make no image of nothing.
+    guard restore.directory.contains(.ipcMsg(namespace)) else { return [] }
     var image = try asFailure { () throws(ImageError) in try ImageReader(.ipcMsg(namespace), in: restore.directory) }
     var queues: [Queue] = []
     while let entry = try image.read(IpcMsgEntry.self) {

@@ -36,6 +36,8 @@ enum SystemVSemaphores {
   private static func padding(_ count: Int) -> Int { (4 - count % 4) % 4 }
 
   static func read(_ namespace: UInt32, _ restore: RestoreContext) throws(Failure) -> [Set] {
+    // Other writers make no image of nothing.
+    guard restore.directory.contains(.ipcSem(namespace)) else { return [] }
     var image = try asFailure { () throws(ImageError) in try ImageReader(.ipcSem(namespace), in: restore.directory) }
     var sets: [Set] = []
     while let entry = try image.read(IpcSemEntry.self) {

@@ -39,6 +39,8 @@ public enum SystemVSharedMemory {
   }
 
   static func read(_ namespace: UInt32, _ restore: RestoreContext) throws(Failure) -> [IpcShmEntry] {
+    // Other writers make no image of nothing.
+    guard restore.directory.contains(.ipcShm(namespace)) else { return [] }
     var image = try asFailure { () throws(ImageError) in try ImageReader(.ipcShm(namespace), in: restore.directory) }
     var entries: [IpcShmEntry] = []
     while let entry = try image.read(IpcShmEntry.self) {

@@ -7,17 +7,28 @@ extension Live {
   struct Interoperation {
     enum Way: CaseIterable { case fromCRIU, fromCRIUWithExternalMounts, toCRIU }
 
-    /// A tmpfs with files that are open, parts of it and of the disk at other places, a sysfs; then what is seen of it.
+    /// A tmpfs with files that are open, parts of it and of the disk at other places, a sysfs, and a namespace in the namespace; then
+    /// what is seen of it. CRIU would copy all that the machine has in /dev/shm.
     private static let script = """
       exec <$HOME/input >$HOME/out 2>&1; cd $HOME; mkdir tmp bound disk
+      while umount -l /dev/shm 2>&-; do :; done
       mount -t tmpfs -o size=1m inner tmp; mkdir tmp/sub; echo kept >tmp/sub/file; mount --bind tmp/sub bound
-      mount --bind /usr disk; mount -t sysfs sysfs /media; exec 5<tmp/sub/file 6>>bound/new; cd tmp/sub; touch $HOME/ready
-      until [ -e $HOME/go ]; do read -t 0.05; done
+      mount --bind /usr disk; mount -t sysfs sysfs /media; exec 5<tmp/sub/file 6>>bound/new; cd tmp/sub
+      unshare -m bash -c '. $HOME/inner' & until [ -e $HOME/inner.ready ]; do read -t 0.05; done; touch $HOME/ready
+      until [ -e $HOME/go ]; do read -t 0.05; done; wait
       read word <&5; echo new >&6; echo "$$ $word $(cat $HOME/bound/new) $(stat -f -c %T .) $(cd $HOME/disk/bin && cd /media/block && echo seen)"
       echo "$(cut -d" " -f4- /proc/self/mountinfo | grep -c $HOME) $PWD $([ -e /proc/$$/root ] && echo proc)"
       """
 
-    @Test(arguments: Way.allCases, [["unshare", "-m"], ["unshare", "-p", "-f", "-m", "--mount-proc", "setsid"]])
+    /// It hides the disk, and with it other mounts.
+    private static let inner = """
+      exec <$HOME/input >$HOME/inner.out 2>&1; mount -t tmpfs inner /mnt; echo deep >/mnt/file; touch $HOME/inner.ready
+      until [ -e $HOME/go ]; do read -t 0.05; done; echo $(cat /mnt/file $HOME/tmp/sub/file) $(ls /mnt)
+      """
+
+    @Test(
+      arguments: Way.allCases,
+      [["unshare", "-m"], ["unshare", "-m", "-u", "-i"], ["unshare", "-p", "-f", "-m", "--mount-proc", "setsid"]])
     func mountNamespaces(_ way: Way, _ unshare: [String]) throws {
       // Whatever is open from outside of the namespace CRIU refuses.
       let shut = "for fd in /proc/self/fd/*; do fd=${fd##*/}; [ $fd -gt 2 ] && eval \"exec $fd>&-\"; done"
@@ -26,6 +37,7 @@ extension Live {
         command, named: "interop",
         prepare: { folder in
           try Files.write(Self.script, to: folder + "/script")
+          try Files.write(Self.inner, to: folder + "/inner")
           mkfifo(folder + "/input", 0o600)
         }
       ) { job in
@@ -50,6 +62,7 @@ extension Live {
         try succeed(way == .toCRIU ? try criu(restore + external + ["--root", "/"], images) : try Tool.run(restore))
         try Files.write("", to: job.path("go"))
         #expect(Processes.poll(5) { (Files.text(job.path("out")) ?? "").contains("proc\n") })
+        #expect(try job.text("inner.out") == "deep kept file\n")
         let pid = unshare.contains("-p") ? 1 : job.pid
         #expect(
           try job.text("out") == """
