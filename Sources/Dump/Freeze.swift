@@ -75,15 +75,35 @@ struct Freezer {
     // a subreaper or an init: those come while a descendant exits, so the list is read until it stays the same.
     var known: Set<Int32> = []
     while true {
-      var children: [Int32] = []
-      for tid in task.isZombie ? [] : task.threads.map(\.tid) {
-        children += try self.children(of: tid, task)
-      }
+      let children = try children(of: task)
       let new = children.filter { known.insert($0).inserted }
       if new.isEmpty { return }
       // All are asked before the first is waited for. Where that fails, it fails again when it is that one's turn.
       for child in new { begun[child] = try? TracedThread(seizing: child) }
       for child in new { try freeze(pid: child, parent: pid) }
+    }
+  }
+
+  private func children(of task: FrozenTask) throws(Failure) -> [Int32] {
+    if isKnownChildless(task) { return [] }
+    var list: [Int32] = []
+    for thread in task.threads { list += try children(of: thread.tid, task) }
+    return list
+  }
+
+  /// Every thread has a list of children. Where there are more threads than processes on the whole system, it is quicker to ask each
+  /// process for its parent. `false`: it may have children, or not all processes are to be seen (man 5 proc, hidepid).
+  private func isKnownChildless(_ task: FrozenTask) -> Bool {
+    // /proc has a link for each process (fs/proc/root.c: proc_root_getattr).
+    guard task.threads.count > 16, let links = try? fstat(at: AT_FDCWD, "/proc").st_nlink, links < task.threads.count,
+      let folder = try? Descriptor.open("/proc", O_RDONLY | O_DIRECTORY),
+      let processes = try? buffer.numbers(in: folder.rawValue), processes.contains(1), processes.contains(task.pid)
+    else { return false }
+    return processes.allSatisfy { pid in
+      guard let file = try? Descriptor.open(at: folder.rawValue, "\(pid)/stat"),
+        let text = try? buffer.readAll(file.rawValue, longestRecord: 512)
+      else { return false }
+      return ProcStat(text).map { $0.ppid != task.pid } ?? false
     }
   }
 

@@ -20,43 +20,44 @@ struct Glance {
     NamespaceInodes.Kind.allCases.firstIndex(of: kind).map { namespaces[$0] } ?? 0
   }
 
-  init(at task: Place, _ buffer: ReadBuffer) throws(Failure) {
+  init(at task: Place, _ reader: Reader) throws(Failure) {
     status = try about("task \(task.pid): reading its state") { () throws(Errno) in
       let file = try Descriptor.open(at: task.folder, "status")
-      return ProcStatus(try buffer.readAll(file.rawValue, longestRecord: 512))
+      return ProcStatus(try reader.buffer.readAll(file.rawValue, longestRecord: 512))
     }
     namespaces = try about("task \(task.pid): reading its namespaces") { () throws(Errno) -> [UInt64] in
       if task.isZombie {
         let own = try NamespaceInodes(folder: task.folder).inode(.pid)
         return NamespaceInodes.Kind.allCases.map { $0.family == "pid" ? own : 0 }
       }
-      return try NamespaceInodes(folder: task.folder, pidfd: try pidfdOpen(task.pid)).all()
+      return try NamespaceInodes(folder: task.folder, pidfd: try pidfdOpen(task.pid), keeping: reader.namespaces).all()
     }
     if task.isZombie { return }
     mappings = try about("task \(task.pid): reading smaps") { () throws(Errno) in
       let smaps = try Descriptor.open(at: task.folder, "smaps")
-      return try Mapping.readAll(smaps.rawValue, buffer)
+      return try Mapping.readAll(smaps.rawValue, reader.buffer)
     }
     timers = try about("task \(task.pid): reading its timers") { () throws(Errno) in
       let file = try Descriptor.open(at: task.folder, "timers")
-      return PosixTimers.list(try buffer.readAll(file.rawValue, longestRecord: 512))
+      return PosixTimers.list(try reader.buffer.readAll(file.rawValue, longestRecord: 512))
     }
-    try look(at: task.threads[...], of: task, buffer)
+    try look(at: task.threads[...], of: task, reader)
   }
 
   /// Looks at threads of the process, behind those that were looked at before.
-  mutating func look(at tids: ArraySlice<Int32>, of task: Place, _ buffer: ReadBuffer) throws(Failure) {
+  mutating func look(at tids: ArraySlice<Int32>, of task: Place, _ reader: Reader) throws(Failure) {
     for tid in tids {
       threads.append(
         try about("task \(task.pid): thread \(tid): reading its state") { () throws(Errno) in
           let file = try Descriptor.open(at: task.folder, "task/\(tid)/status")
-          return ProcStatus(try buffer.readAll(file.rawValue, longestRecord: 512))
+          return ProcStatus(try reader.buffer.readAll(file.rawValue, longestRecord: 512))
         })
       if stray != nil { continue }
       stray = try about("task \(task.pid): thread \(tid): reading its namespaces") { () throws(Errno) in
         // Linux before 6.9 has no pidfds of threads.
         let inodes = NamespaceInodes(
-          folder: task.folder, prefix: "task/\(tid)/ns/", pidfd: try? pidfdOpen(tid, ofThread: true))
+          folder: task.folder, prefix: "task/\(tid)/ns/", pidfd: try? pidfdOpen(tid, ofThread: true),
+          keeping: reader.namespaces)
         for kind in Self.threadKinds where try inodes.inode(kind) != namespace(kind) { return (tid, kind) }
         return nil
       }
@@ -74,6 +75,18 @@ struct Glance {
     /// Threads but the first.
     var threads: [Int32]
   }
+
+  /// What a thread needs to read.
+  final class Reader {
+    let buffer = ReadBuffer()
+    let namespaces = OpenNamespaces()
+
+    func glances(at places: some Sequence<Place>) throws(Failure) -> [Glance] {
+      var glances: [Glance] = []
+      for place in places { glances.append(try Glance(at: place, self)) }
+      return glances
+    }
+  }
 }
 
 /// The glances at all tasks of a tree, in order. The tracer and its companion make them in equal parts.
@@ -82,8 +95,8 @@ final class Glances {
   private static let manyThreads = 64
   private let companion: Companion
   private var places: ArraySlice<Glance.Place>
-  private let own = Reader()
-  private let theirs = Reader()
+  private let own = Glance.Reader()
+  private let theirs = Glance.Reader()
   /// Those that were made, the next one last.
   private var ready: [Glance] = []
 
@@ -107,9 +120,12 @@ final class Glances {
     let first = places.prefix { $0.threads.count <= Self.manyThreads }.prefix(Self.batch)
     let second = places.dropFirst(first.count).prefix { $0.threads.count <= Self.manyThreads }.prefix(Self.batch)
     places = places.dropFirst(first.count + second.count)
-    let theirs = theirs
-    try together({ () throws(Failure) in try self.own.read(first) }, { () throws(Failure) in try theirs.read(second) })
-    ready = (own.glances + theirs.glances).reversed()
+    let (own, theirs) = (own, theirs)
+    var halves: ([Glance], [Glance]) = ([], [])
+    try together(
+      { () throws(Failure) in halves.0 = try own.glances(at: first) },
+      { () throws(Failure) in halves.1 = try theirs.glances(at: second) })
+    ready = (halves.0 + halves.1).reversed()
   }
 
   /// A process with so many threads that these are divided.
@@ -117,14 +133,13 @@ final class Glances {
     places = places.dropFirst()
     var process = place
     process.threads = []
-    try own.read([process])
-    guard var glance = own.glances.first else { return }
+    guard var glance = try own.glances(at: [process]).first else { return }
     let half = place.threads.count / 2
     var rest = glance
     let theirs = theirs
     try together(
-      { () throws(Failure) in try glance.look(at: place.threads[..<half], of: place, self.own.buffer) },
-      { () throws(Failure) in try rest.look(at: place.threads[half...], of: place, theirs.buffer) })
+      { () throws(Failure) in try glance.look(at: place.threads[..<half], of: place, self.own) },
+      { () throws(Failure) in try rest.look(at: place.threads[half...], of: place, theirs) })
     glance.threads += rest.threads
     glance.stray = glance.stray ?? rest.stray
     ready = [glance]
@@ -140,16 +155,5 @@ final class Glances {
       throw error
     }
     try companion.wait()
-  }
-
-  /// One thread's part.
-  private final class Reader {
-    let buffer = ReadBuffer()
-    private(set) var glances: [Glance] = []
-
-    func read(_ places: some Sequence<Glance.Place>) throws(Failure) {
-      glances = []
-      for place in places { glances.append(try Glance(at: place, buffer)) }
-    }
   }
 }

@@ -7,6 +7,9 @@ import SystemPackage
 /// It has its root and working directory to itself (unshare(2), CLONE_FS): who shares them with another thread may not enter a mount
 /// namespace (man 2 setns).
 func startThread(_ body: @escaping () -> Void) -> pthread_t? {
+  // A heap of the thread's own would grow by a page and one mprotect at a time (glibc malloc/arena.c: grow_heap).
+  mallopt(M_ARENA_MAX, 1)
+  mallopt(M_TOP_PAD, 1 << 20)
   let work = Unmanaged.passRetained(Work(body))
   var thread = pthread_t()
   let result = pthread_create(

@@ -9,6 +9,7 @@
 #include <linux/ptrace.h>
 #include <linux/sched.h>
 #include <elf.h>
+#include <malloc.h>
 #include <sys/auxv.h>
 #include <sys/user.h>
 
