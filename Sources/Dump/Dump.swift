@@ -42,7 +42,8 @@ public enum Dump {
     func noteFrozenTime() { dump.statistics.frozenTime = UInt32(clamping: (nanoseconds() - frozen) / 1000) }
 
     // For a few tasks a thread takes longer to begin than it spares.
-    let companion = Companion(threaded: freezer.tasks.reduce(0) { $0 + max($1.threads.count, 1) } >= 16)
+    let companion = Companion()
+    if freezer.tasks.reduce(0, { $0 + max($1.threads.count, 1) }) >= 16 { companion.hire() }
     let survey: Survey
     do throws(Failure) {
       var looking = try Survey()

@@ -122,7 +122,7 @@ final class Glances {
     places = places.dropFirst(first.count + second.count)
     let (own, theirs) = (own, theirs)
     var halves: ([Glance], [Glance]) = ([], [])
-    try together(
+    try companion.share(
       { () throws(Failure) in halves.0 = try own.glances(at: first) },
       { () throws(Failure) in halves.1 = try theirs.glances(at: second) })
     ready = (halves.0 + halves.1).reversed()
@@ -137,23 +137,11 @@ final class Glances {
     let half = place.threads.count / 2
     var rest = glance
     let theirs = theirs
-    try together(
+    try companion.share(
       { () throws(Failure) in try glance.look(at: place.threads[..<half], of: place, self.own) },
       { () throws(Failure) in try rest.look(at: place.threads[half...], of: place, theirs) })
     glance.threads += rest.threads
     glance.stray = glance.stray ?? rest.stray
     ready = [glance]
-  }
-
-  /// The tracer does one half, and the companion the other.
-  private func together(_ mine: () throws(Failure) -> Void, _ other: @escaping Companion.Job) throws(Failure) {
-    companion.start(other)
-    do throws(Failure) {
-      try mine()
-    } catch {
-      do throws(Failure) { try companion.wait() } catch {}  // one failure is enough
-      throw error
-    }
-    try companion.wait()
   }
 }

@@ -48,7 +48,7 @@ struct Survey {
       // The first is that of PIDs, which only a task that exits has none of (kernel/exit.c: exit_task_namespaces).
       if glance.namespace(.net) == 0 { throw Failure("\(dumped.description) died while it was being dumped") }
       try table.look(at: dumped, inodes: glance.namespace)
-      try look(at: dumped, task, glance, own, table, options)
+      try look(at: dumped, task, glance, own, table, options, companion)
     }
     objections += try table.objections()
     namespaces = table
@@ -63,7 +63,7 @@ struct Survey {
 
   private mutating func look(
     at task: DumpedTask, _ frozen: FrozenTask, _ glance: Glance, _ own: [UInt64], _ table: NamespaceTable,
-    _ options: DumpOptions
+    _ options: DumpOptions, _ companion: Companion
   )
     throws(Failure)
   {
@@ -113,7 +113,7 @@ struct Survey {
         }
       }
     }
-    objections += try DescriptorTable.survey(task, parent: byPID[task.parent], options, buffer)
+    objections += try DescriptorTable.survey(task, parent: byPID[task.parent], options, buffer, companion)
     byPID[task.pid] = task
     objections += table.objections(to: task)
     if let vdso = task.mappings.first(where: { $0.name == Array("[vdso]".utf8) }) {

@@ -70,9 +70,12 @@ public final class Companion {
   private var thread: pthread_t?
   private var isBusy = false
 
-  /// `threaded`: without it every job is done at once by who starts it, which is quicker for a few.
-  public init(threaded: Bool) {
-    guard threaded else { return }
+  /// Without ``hire()`` every job is done at once by who starts it, which is quicker for a few.
+  public init() {}
+
+  /// Makes the thread, if there is none yet and there can be one.
+  public func hire() {
+    guard thread == nil else { return }
     var all = sigset_t()
     var before = sigset_t()
     sigfillset(&all)
@@ -107,6 +110,20 @@ public final class Companion {
     guard let failure = desk.failure else { return }
     desk.failure = nil
     throw failure
+  }
+}
+
+extension Companion {
+  /// Does two halves of a job: the caller's own, and the other one. Both have ended when this returns or throws.
+  public func share(_ mine: () throws(Failure) -> Void, _ theirs: @escaping Job) throws(Failure) {
+    start(theirs)
+    do throws(Failure) {
+      try mine()
+    } catch {
+      do throws(Failure) { try wait() } catch {}  // one failure is enough
+      throw error
+    }
+    try wait()
   }
 }
 

@@ -10,7 +10,7 @@ public enum DescriptorTable {
   /// Looks at every descriptor. What cannot be dumped is returned in words; nothing has been changed. `parent` has been looked at
   /// before.
   public static func survey(
-    _ task: DumpedTask, parent: DumpedTask?, _ options: DumpOptions, _ buffer: ReadBuffer
+    _ task: DumpedTask, parent: DumpedTask?, _ options: DumpOptions, _ buffer: ReadBuffer, _ companion: Companion
   ) throws(Failure) -> [String] {
     // Since Linux 6.2 the size is the number of descriptors (fs/proc/fd.c: proc_fd_getattr).
     let count = try about("\(task.description): counting its descriptors") { () throws(Errno) in
@@ -27,14 +27,13 @@ public enum DescriptorTable {
     let known = Dictionary(task.descriptors.map { ($0.number, $0) }, uniquingKeysWith: { first, _ in first })
     task.descriptors = []
     task.descriptors.reserveCapacity(numbers.count)
+    var examined = try examiner.examine(numbers.filter { known[$0] == nil }, buffer, companion)[...]
     for number in numbers {
       if let descriptor = known[number] {
         task.descriptors.append(descriptor)
         continue
       }
-      let (file, closesOnExec) = try about("\(task.description): descriptor \(number)") { () throws(Errno) in
-        try examiner.examine(number, buffer)
-      }
+      guard let (file, closesOnExec) = examined.popFirst() else { break }
       guard let kind = fileKinds.first(where: { $0.matches(file) }) else {
         objections.append("\(file.description): \(UnsupportedFile.feature(file))")
         continue

@@ -54,7 +54,31 @@ final class DescriptorExaminer {
   }
 
   /// The file, and whether the descriptor closes on exec; `nil`: the task must be asked.
-  func examine(_ number: Int32, _ buffer: ReadBuffer) throws(Errno) -> (DumpedFile, closesOnExec: Bool?) {
+  typealias Examined = (file: DumpedFile, closesOnExec: Bool?)
+
+  /// Examines descriptors; many in two halves, one of them by the companion.
+  func examine(_ numbers: [Int32], _ buffer: ReadBuffer, _ companion: Companion) throws(Failure) -> [Examined] {
+    if numbers.count < 128 { return try examine(numbers[...], buffer) }
+    companion.hire()
+    let half = numbers.count / 2
+    var (mine, theirs): ([Examined], [Examined]) = ([], [])
+    try companion.share(
+      { () throws(Failure) in mine = try examine(numbers[..<half], buffer) },
+      { () throws(Failure) in theirs = try self.examine(numbers[half...], ReadBuffer()) })
+    return mine + theirs
+  }
+
+  private func examine(_ numbers: ArraySlice<Int32>, _ buffer: ReadBuffer) throws(Failure) -> [Examined] {
+    var list: [Examined] = []
+    list.reserveCapacity(numbers.count)
+    for number in numbers {
+      list.append(
+        try about("\(task.description): descriptor \(number)") { () throws(Errno) in try examine(number, buffer) })
+    }
+    return list
+  }
+
+  private func examine(_ number: Int32, _ buffer: ReadBuffer) throws(Errno) -> Examined {
     let name = String(number)
     let duplicate = try pidfdGetfd(pidfd.rawValue, number)
     var file = DumpedFile(

@@ -38,7 +38,8 @@ extension Construction {
       AddressSpace.reserve(task, sparing: spared(vdso), &sequence)
       return (task.description, sequence)
     }
-    let companion = Companion(threaded: true)
+    let companion = Companion()
+    companion.hire()
     for task in large { try task.filling?.run(task, in: area.slots[plan.slot(of: task)], restore, companion) }
   }
 
