@@ -136,7 +136,7 @@ extension Live {
         case .parent: #"test $$ = $1 || exit 77; shift; "$@"; exit $?"#
         // The leader of session and group has gone before the tool starts.
         case .group:
-          #": >code; setsid sh -c 'test $$ = $1 || exec echo 77 >code; (while kill -0 $1; do sleep 0.01; done 2>&-; shift; "$@"; echo $? >code) &' sh "$@" & wait $!; until test -s code; do sleep 0.01; done; exit $(cat code)"#
+          #": >code; echo $(($1 - 1)) >/proc/sys/kernel/ns_last_pid; setsid sh -c 'test $$ = $1 || exec echo 77 >code; (while kill -0 $1; do sleep 0.01; done 2>&-; shift; "$@"; echo $? >code) &' sh "$@" & wait $!; until test -s code; do sleep 0.01; done; exit $(cat code)"#
         }
       }
       var words: String {
@@ -197,14 +197,17 @@ extension Live {
 
     /// Restores by a tool that has, or whose parent or process group has, this PID.
     private func runTool(as namesake: Namesake, _ pid: pid_t, _ job: Job, _ options: [String]) throws -> Tool.Outcome {
-      for _ in 0..<50 {
-        // For the group the number is that of the shell's child.
-        try? Files.write("\(namesake == .group ? pid - 2 : pid - 1)", to: "/proc/sys/kernel/ns_last_pid")
-        let outcome = try Tool.run(
-          ["restore", "-D", job.images, "-d"] + options, prefix: ["env", "-C", job.folder, "sh", "-c", namesake.script, "sh", "\(pid)"])
-        if outcome.code != 77 { return outcome }
+      var outcome: Tool.Outcome?
+      let isDone = try Processes.poll(10) {
+        // The group's number is that of the shell's child: the shell writes it.
+        if namesake != .group { try? Files.write("\(pid - 1)", to: "/proc/sys/kernel/ns_last_pid") }
+        outcome = try Tool.run(
+          ["restore", "-D", job.images, "-d"] + options,
+          prefix: ["env", "-C", job.folder, "sh", "-c", namesake.script, "sh", "\(pid)"])
+        return outcome?.code != 77
       }
-      throw LiveFailure("PID \(pid) is not to be had")
+      guard isDone, let outcome else { throw LiveFailure("PID \(pid) is not to be had: \(Files.text("/proc/\(pid)/comm") ?? "")") }
+      return outcome
     }
 
     private func expectRefusal(_ namesake: Namesake, _ pid: pid_t, _ job: Job, _ options: [String] = []) throws {
