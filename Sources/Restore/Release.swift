@@ -34,8 +34,12 @@ struct Release {
         try Ptrace.extendedState(first.tracerPID).count
       }
     }
-    for task in tasks {
-      for thread in task.threads.reversed() { try dress(thread, task) }
+    for first in stride(from: 0, to: tasks.count, by: Self.batchSize) {
+      let batch = tasks[first..<min(first + Self.batchSize, tasks.count)]
+      try takeArea(from: batch)
+      for task in batch {
+        for thread in task.threads { try dress(thread, task) }
+      }
     }
     try letGo()
   }
@@ -58,23 +62,39 @@ struct Release {
     }
   }
 
-  /// The leader comes last: with its last call the area goes, under all threads.
-  private func dress(_ thread: RestoredThread, _ task: RestoredTask) throws(Failure) {
-    guard let info = thread.core.threadInfo, let offset = VDSO.syscallOffset else {
-      return
+  /// How many processes unmap the executors' area at the same time.
+  private static let batchSize = 32
+
+  /// All threads are stopped: nobody needs the area any more, and the leader unmaps it.
+  private func takeArea(from tasks: ArraySlice<RestoredTask>) throws(Failure) {
+    guard let offset = VDSO.syscallOffset else { return }
+    func each(_ body: (_ leader: Int32, _ task: RestoredTask) throws(Errno) -> Void) throws(Failure) {
+      for task in tasks {
+        try about("\(task.description): unmapping the executors' area") { () throws(Errno) in try body(task.tracerPID, task) }
+      }
     }
+    try each { (leader, task) throws(Errno) in
+      let call = try Ptrace.registers(leader).calling(
+        __NR_munmap, at: construction.vdsoAddress(of: task) + offset, construction.plan.areaAddress,
+        UInt64(construction.area.size))
+      try Ptrace.setRegisters(leader, call)
+      try Ptrace.beginCall(leader)
+    }
+    try each { (leader, _) throws(Errno) in
+      try Ptrace.awaitCallStop(leader)
+      try Ptrace.beginCall(leader)
+    }
+    try each { (leader, _) throws(Errno) in
+      try Ptrace.awaitCallStop(leader)
+      let result = try Ptrace.registers(leader).result
+      if result < 0 { throw Errno(rawValue: Int32(-result)) }
+    }
+  }
+
+  private func dress(_ thread: RestoredThread, _ task: RestoredTask) throws(Failure) {
+    guard let info = thread.core.threadInfo else { return }
     let tid = thread.tracerTID
     try about("\(task.description): giving thread \(thread.tid) its registers") { () throws(Errno) in
-      if thread.isLeader {
-        var registers = try Ptrace.registers(tid)
-        registers = registers.calling(
-          __NR_munmap, at: construction.vdsoAddress(of: task) + offset, construction.plan.areaAddress,
-          UInt64(construction.area.size))
-        try Ptrace.setRegisters(tid, registers)
-        try Ptrace.makeCall(tid)
-        let result = try Ptrace.registers(tid).result
-        if result < 0 { throw Errno(rawValue: Int32(-result)) }
-      }
       try Ptrace.setExtendedState(tid, CPUState.extendedState(of: info, size: extendedStateSize))
       let mask = thread.core.threadCore?.blkSigset ?? thread.core.tc?.blkSigset ?? 0
       try Ptrace.setSignalMask(tid, mask)

@@ -50,10 +50,10 @@ public enum Ptrace {
   }
 
   /// Lets it run to the next such stop, before or behind its system call.
-  static func beginCall(_ tid: Int32) throws(Errno) { try request(Int(PTRACE_SYSCALL), tid) }
+  public static func beginCall(_ tid: Int32) throws(Errno) { try request(Int(PTRACE_SYSCALL), tid) }
 
   /// Waits for that stop.
-  static func awaitCallStop(_ tid: Int32) throws(Errno) {
+  public static func awaitCallStop(_ tid: Int32) throws(Errno) {
     while true {
       switch try wait(tid) {
       case .syscall: return
