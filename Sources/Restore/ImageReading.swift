@@ -34,16 +34,10 @@ struct LoadedCheckpoint {
     dumpersPIDNamespace = inventory.rootIds?.pidNsId ?? PIDNamespaces.ownID
     guard !tree.isEmpty else { throw Failure("pstree.img has no task") }
     try Self.readShared(restore)
-    var tasks: [RestoredTask] = []
-    var threadCores: [[CoreImage]] = []
-    for entry in tree {
-      let (task, cores) = try Self.readTask(entry, like: tasks.last, restore)
-      tasks.append(task)
-      threadCores.append(cores)
-    }
+    let read = try Self.readTasks(tree, restore)
     self.restore = restore
-    self.tasks = tasks
-    self.threadCores = threadCores
+    tasks = read.map(\.task)
+    threadCores = read.map(\.cores)
   }
 
   /// Compares every image with its checksum, whether a restore would read it or not.
@@ -115,9 +109,49 @@ struct LoadedCheckpoint {
     return data
   }
 
-  private static func readTask(_ entry: PstreeEntry, like previous: RestoredTask?, _ restore: RestoreContext) throws(Failure) -> (
-    RestoredTask, [CoreImage]
-  ) {
+  private typealias ReadTask = (task: RestoredTask, cores: [CoreImage])
+
+  /// How many tasks or threads it takes for a second thread to be worth its while.
+  private static let many = 32
+
+  /// The tracer reads one half of many tasks and its companion the other; or of the threads, if a task has many of these. The companion
+  /// has gone when this returns.
+  private static func readTasks(_ tree: [PstreeEntry], _ restore: RestoreContext) throws(Failure) -> [ReadTask] {
+    let companion = Companion()
+    if max(tree.count, tree.map(\.threads.count).max() ?? 0) >= many { companion.hire() }
+    func readAll(_ entries: ArraySlice<PstreeEntry>, _ companion: Companion?) throws(Failure) -> [ReadTask] {
+      var list: [ReadTask] = []
+      for entry in entries { list.append(try readTask(entry, like: list.last?.task, restore, companion)) }
+      return list
+    }
+    if tree.count < many { return try readAll(tree[...], companion) }
+    let half = tree.count / 2
+    var (mine, theirs): ([ReadTask], [ReadTask]) = ([], [])
+    try companion.share(
+      { () throws(Failure) in mine = try readAll(tree[..<half], nil) },
+      { () throws(Failure) in theirs = try readAll(tree[half...], nil) })
+    return mine + theirs
+  }
+
+  private static func readCores(
+    _ tids: [UInt32], like leader: CoreImage, _ restore: RestoreContext, _ companion: Companion?
+  ) throws(Failure) -> [CoreImage] {
+    func readAll(_ tids: ArraySlice<UInt32>) throws(Failure) -> [CoreImage] {
+      var list: [CoreImage] = []
+      for tid in tids { list.append(CoreImage(try readCore(tid, like: list.last ?? leader, restore))) }
+      return list
+    }
+    guard tids.count >= many, let companion else { return try readAll(tids[...]) }
+    var (mine, theirs): ([CoreImage], [CoreImage]) = ([], [])
+    try companion.share(
+      { () throws(Failure) in mine = try readAll(tids[..<(tids.count / 2)]) },
+      { () throws(Failure) in theirs = try readAll(tids[(tids.count / 2)...]) })
+    return mine + theirs
+  }
+
+  private static func readTask(
+    _ entry: PstreeEntry, like previous: RestoredTask?, _ restore: RestoreContext, _ companion: Companion?
+  ) throws(Failure) -> ReadTask {
     let core = try readCore(entry.pid, like: previous?.image, restore)
     guard core.mtype == .x86_64 else {
       throw Failure("core-\(entry.pid).img: made on the architecture \(core.mtype); this is x86-64")
@@ -142,10 +176,7 @@ struct LoadedCheckpoint {
     task.descriptors = try restore.all(FdinfoEntry.self, .fdinfo(ids.filesId), optional: true)
     if let previous { share(previous.descriptors, with: &task.descriptors) }
     try readPagemap(task, like: previous, restore)
-    var cores = [task.image]
-    for tid in entry.threads where tid != entry.pid {
-      cores.append(CoreImage(try readCore(tid, like: cores.last, restore)))
-    }
+    let cores = [task.image] + (try readCores(entry.threads.filter { $0 != entry.pid }, like: task.image, restore, companion))
     for (i, core) in cores.enumerated() where core.entry.threadInfo == nil || core.entry.threadCore == nil {
       let tid = i == 0 ? entry.pid : entry.threads.filter { $0 != entry.pid }[i - 1]
       throw Failure(
