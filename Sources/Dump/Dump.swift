@@ -69,6 +69,7 @@ public enum Dump {
       }
       try images.finish()
     } catch {
+      companion.settle()
       letGo(survey.tasks, &freezer)
       snapshot?.end()
       dump.links.remove()
@@ -79,8 +80,12 @@ public enum Dump {
       noteFrozenTime()
     }
     writeStatistics(dump)
+    remains = [dump, survey.tasks as AnyObject]
     return (dump.statistics, dump.warnings)
   }
+
+  /// What was known of the tree. The command ends now, and with it goes everything at once, not piece by piece.
+  private nonisolated(unsafe) static var remains: [AnyObject] = []
 
   /// Each task's folder in /proc stays open until the end, and a tree may have more tasks than the usual limit has descriptors.
   private static func raiseFileLimit() {
@@ -113,7 +118,7 @@ public enum Dump {
   }
 
   /// Collects and writes some tasks after the other, so that what is known of all of them never has to be held at once. While tasks
-  /// write their memory, the companion writes what is known of them, and the tracer looks at the next ones.
+  /// write their memory, the tracer looks at the next ones; the companion writes what is known of those before.
   ///
   /// With `--snapshot` the memory of most is yet to be written when this returns.
   private static func write(
@@ -121,7 +126,6 @@ public enum Dump {
   ) throws(Failure) {
     let tasks = survey.tasks
     let dump = collector.dump
-    try images.assignIDs()
     if let root = tasks.first, root.rootLevel > 0 {
       for task in tasks {
         dump.imageNumbers[task.pid] = task.imagePID
@@ -131,11 +135,15 @@ public enum Dump {
     dump.processes = tasks.filter { !$0.isZombie }.map(\.pid)
     let parents = Set(tasks.map(\.parent))
     for task in tasks { task.hasChildren = parents.contains(task.pid) }
+    let batches = stride(from: 0, to: tasks.count, by: batchSize).map { Array(tasks[$0..<min($0 + batchSize, tasks.count)]) }
+    try companion.share(
+      { () throws(Failure) in if let first = batches.first { try record(first, dump) } },
+      { () throws(Failure) in try images.assignIDs() })
     let tables = Dictionary(grouping: tasks.filter { !$0.isZombie }, by: \.ids.filesId)
     collector.sharedTables = Set(tables.filter { $0.value.count > 1 }.keys)
     snapshot?.deadManSwitch = collector.deadManSwitch
-    let batches = stride(from: 0, to: tasks.count, by: batchSize).map { Array(tasks[$0..<min($0 + batchSize, tasks.count)]) }
-    if let first = batches.first { try record(first, dump) }
+    /// Whose images are being written by the companion.
+    var before: (tasks: [DumpedTask], left: [DumpedTask]) = ([], [])
     for (i, batch) in batches.enumerated() {
       try collector.collect(batch)
       try Interruption.check()
@@ -144,23 +152,27 @@ public enum Dump {
       let memory = try collector.scanMemory(left, byPID: images.byPID)
       let transfers = try collector.transfers(memory)
       try MemoryTransfer.begin(transfers)
-      companion.start { () throws(Failure) in
-        try images.write(batch)
-        try images.write(memory)
-      }
-      var failure: Failure?
       do throws(Failure) {
+        try companion.wait()
+        forget(before)
+        before = (batch, left)
+        companion.start { () throws(Failure) in
+          try images.write(batch)
+          try images.write(memory)
+        }
         if i + 1 < batches.count { try record(batches[i + 1], dump) }
         try MemoryTransfer.finish(transfers)
       } catch {
         MemoryTransfer.end(transfers)
-        failure = error
+        throw error
       }
       dump.statistics.memwriteTime += UInt32(clamping: (nanoseconds() - begin) / 1000)
-      try companion.wait()
-      if let failure { throw failure }
-      for task in batch { task.forgetWritten() }
-      for task in left { collector.forget(task) }
+    }
+    try companion.wait()
+    forget(before)
+    func forget(_ written: (tasks: [DumpedTask], left: [DumpedTask])) {
+      for task in written.tasks { task.forgetWritten() }
+      for task in written.left { collector.forget(task) }
     }
     let begin = nanoseconds()
     try SharedMemoryTable.recordSegments(dump)

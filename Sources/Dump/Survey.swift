@@ -83,7 +83,7 @@ struct Survey {
     }
     objections += AddressSpace.objections(task)
     objections += try SystemVSharedMemory.objections(task)
-    for (thread, status) in zip(frozen.threads, [task.status] + glance.threads) {
+    for (thread, status) in zip(frozen.threads, [task.status] + glance.threads.map(\.status)) {
       if !thread.registers.is64Bit {
         objections.append("\(task.description): thread \(thread.tid) runs 32-bit code (compat)")
       }

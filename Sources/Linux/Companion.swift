@@ -68,10 +68,12 @@ public final class Companion {
 
   private let desk = Desk()
   private var thread: pthread_t?
-  private var isBusy = false
+  public private(set) var isBusy = false
 
   /// Without ``hire()`` every job is done at once by who starts it, which is quicker for a few.
   public init() {}
+
+  public var isHired: Bool { thread != nil }
 
   /// Makes the thread, if there is none yet and there can be one.
   public func hire() {
@@ -101,6 +103,11 @@ public final class Companion {
     sem_post(desk.work)
   }
 
+  /// Waits for the job that was started last, whatever comes of it: another failure is told.
+  public func settle() {
+    do throws(Failure) { try wait() } catch {}
+  }
+
   /// Waits for the job that was started last, and throws what it threw.
   public func wait() throws(Failure) {
     if isBusy {
@@ -114,8 +121,13 @@ public final class Companion {
 }
 
 extension Companion {
-  /// Does two halves of a job: the caller's own, and the other one. Both have ended when this returns or throws.
+  /// Does two halves of a job: the caller's own, and the other one. Both have ended when this returns or throws. While the companion
+  /// is busy the caller does both.
   public func share(_ mine: () throws(Failure) -> Void, _ theirs: @escaping Job) throws(Failure) {
+    if isBusy {
+      try mine()
+      return try theirs()
+    }
     start(theirs)
     do throws(Failure) {
       try mine()
