@@ -102,15 +102,23 @@ public enum DescriptorTable {
     let entries = task.descriptors.sorted { $0.fd < $1.fd }
     var lowestFree: UInt32 = 0
     var fillers: [Range<UInt32>] = []
-    for (i, entry) in entries.enumerated() {
+    var i = 0
+    while i < entries.count {
+      let entry = entries[i]
       if entry.fd > lowestFree, Int(entry.fd - lowestFree) <= entries.count - i {
         fillers.append(lowestFree..<entry.fd)
         fill(lowestFree..<entry.fd, restore, &sequence)
         lowestFree = entry.fd
       }
+      if entry.fd == lowestFree, let made = RestoreContext.kind(of: entry.type)?.make(entries[i...], restore, &sequence), made > 0 {
+        i += made
+        lowestFree += UInt32(made)
+        continue
+      }
       let source = try restore.descriptor(entry.id, for: "task \(task.pid): descriptor \(entry.fd)")
       get(entry, from: source, isNext: entry.fd == lowestFree, restore, &sequence)
       if entry.fd == lowestFree { lowestFree += 1 }
+      i += 1
     }
     for range in fillers {
       sequence.makeRoom(calls: 1)

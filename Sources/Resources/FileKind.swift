@@ -28,6 +28,13 @@ public protocol FileKind: SendableMetatype {
   /// Makes the description again, in the tracer.
   static func open(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) -> Descriptor
 
+  /// Has a task make descriptions by itself, for which nobody else needs a descriptor: those of `entries` that come first, by calls
+  /// that put each at the lowest free number, which the first one's is, in ascending order. How many these are; 0 leaves them to
+  /// ``open``.
+  static func make(
+    _ entries: ArraySlice<FdinfoEntry>, _ restore: RestoreContext, _ sequence: inout ProgramSequence
+  ) -> Int
+
   /// Appends what a task must do itself once all its descriptors are in place; `number` is one of them. Asked
   /// again with an empty program as long as ``RestoreContext/unfinished`` holds the entry's ID.
   static func complete(
@@ -42,6 +49,9 @@ public protocol FileKind: SendableMetatype {
 extension FileKind {
   public static func objection(_ file: DumpedFile, _ options: DumpOptions) -> String? { nil }
   public static func check(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) {}
+  public static func make(
+    _ entries: ArraySlice<FdinfoEntry>, _ restore: RestoreContext, _ sequence: inout ProgramSequence
+  ) -> Int { 0 }
   public static func complete(
     _ entry: FileEntry, number: Int32, in task: RestoredThread, _ restore: RestoreContext,
     _ program: inout SyscallProgram

@@ -112,6 +112,83 @@ public enum Pipe: FileKind {
   public static func check(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) {
     let pipe = try entry.part(entry.pipe)
     MachineLimits.concede(&restore.pipeData[pipe.pipeId], of: "pipes-data.img: pipe \(pipe.pipeId)", restore)
+    restore.pipeEnds[pipe.pipeId, default: Ends()].add(pipe)
+  }
+
+  /// The descriptions of a pipe.
+  struct Ends {
+    private(set) var read: End?
+    private(set) var write: End?
+    /// They are what pipe2 makes.
+    private(set) var arePlain = true
+
+    struct End {
+      var id: UInt32
+      var flags: Int32
+    }
+
+    mutating func add(_ pipe: PipeEntry) {
+      let end = End(id: pipe.id, flags: Int32(bitPattern: pipe.flags))
+      // Owners are numbers of the tracer's. An end that was opened by a path has O_LARGEFILE.
+      if pipe.fown.pid != 0 || pipe.fown.signum != 0 || pipe.flags & largeFile != 0 { arePlain = false }
+      switch end.flags & O_ACCMODE {
+      case O_RDONLY where read == nil: read = end
+      case O_WRONLY where write == nil: write = end
+      default: arePlain = false
+      }
+    }
+  }
+
+  /// Empty pipes whose ends are neighbours in one table, as most are, and nobody else's: one call in the task, where the tracer would
+  /// need one and the task four.
+  public static func make(
+    _ entries: ArraySlice<FdinfoEntry>, _ restore: RestoreContext, _ sequence: inout ProgramSequence
+  ) -> Int {
+    guard let first = entries.first, let second = entries.dropFirst().first, second.fd == first.fd + 1,
+      let id = restore.files[first.id]?.pipe?.pipeId, let ends = restore.pipeEnds[id], ends.arePlain,
+      let read = ends.read, let write = ends.write, read.id == first.id, write.id == second.id,
+      restore.hasOneUser(read.id), restore.hasOneUser(write.id)
+    else { return 0 }
+    let content = restore.pipeData[id]
+    guard content?.1.isEmpty ?? true else { return 0 }
+
+    let closesOnExec = first.flags & second.flags & 1
+    let common = read.flags & write.flags & O_NONBLOCK
+    sequence.makeRoom(calls: 6, bytes: 8)
+    let numbers = sequence.current.reserve(8)
+    sequence.current.call(
+      __NR_pipe2, Argument(numbers.address), Argument(common | (closesOnExec != 0 ? O_CLOEXEC : 0)),
+      for: "pipe2 for descriptor", UInt64(first.fd))
+    for (entry, end) in [(first, read), (second, write)] {
+      if entry.flags & 1 != closesOnExec {
+        sequence.current.call(
+          __NR_fcntl, Argument(entry.fd), Argument(F_SETFD), 1, for: "closing on exec descriptor", UInt64(entry.fd))
+      }
+      let flags = end.flags & FownEntry.settableFlags
+      if flags != common {
+        sequence.current.call(
+          __NR_fcntl, Argument(entry.fd), Argument(F_SETFL), Argument(flags), for: "setting the flags of descriptor",
+          UInt64(entry.fd))
+      }
+    }
+    if let size = content?.0.size, size != 0, size != restore.newPipeSize {
+      sequence.current.call(
+        __NR_fcntl, Argument(second.fd), Argument(F_SETPIPE_SZ), Argument(size), for: "setting the size of the pipe of descriptor",
+        UInt64(second.fd))
+    }
+    return 2
+  }
+
+  /// Bytes of a new pipe, if all that a task makes have as many: without privileges it depends on how many its user has
+  /// (fs/pipe.c: alloc_pipe_info).
+  static func newSize(_ privileges: Privileges) -> UInt32? {
+    guard !privileges.machine.isDisjoint(with: [.sysResource, .sysAdmin]) else { return nil }
+    do throws(Errno) {
+      let ends = try PipeEnds(flags: 0)
+      return try isEmpty(ends.read.rawValue)
+    } catch {
+      return nil
+    }
   }
 
   public static func open(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) -> Descriptor {

@@ -19,6 +19,9 @@ public final class RestoreContext {
   public var pipeData: [UInt32: (PipeDataEntry, [UInt8])] = [:]
   /// Pipes that have been made, by their IDs.
   var pipes: [UInt32: Pipe.Made] = [:]
+  /// The ends of all pipes, by their IDs.
+  var pipeEnds: [UInt32: Pipe.Ends] = [:]
+  private(set) lazy var newPipeSize = Pipe.newSize(privileges)
   public var fifoData: [UInt32: (PipeDataEntry, [UInt8])] = [:]
   /// Temporary names that a dump gave to files without one; removed when the tree is complete.
   public let links = TemporaryLinks()
@@ -47,8 +50,8 @@ public final class RestoreContext {
   /// Items of interest lists that are still to be added, by the ID of their epoll instance.
   var interestLists: [UInt32: Epoll.InterestList] = [:]
 
-  /// IDs of descriptions that have been checked.
-  private var checked: Set<UInt32> = []
+  /// How many descriptors, mappings and others refer to each description that has been checked, by ID.
+  private var users: [UInt32: Int] = [:]
   /// Files that are what the images say: many descriptions may be of the same one.
   var confirmedFiles: Set<RegularFile.Expectation> = []
   /// Folders of such files that no symbolic link leads to.
@@ -65,7 +68,7 @@ public final class RestoreContext {
     self.options = options
     privileges = Privileges(options)
     self.directory = directory
-    var byID: [UInt32: FileEntry] = [:]
+    var byID = [UInt32: FileEntry](minimumCapacity: files.count)
     for entry in files {
       guard byID.updateValue(entry, forKey: entry.id) == nil else {
         throw Failure("files.img: two entries have the ID \(entry.id)")
@@ -101,11 +104,17 @@ public final class RestoreContext {
 
   /// Checks the entry of a description before anything is made, unless that has been done for another user of it.
   func check(_ id: UInt32, for user: @autoclosure () -> String) throws(Failure) {
-    if checked.contains(id) { return }
+    if let known = users[id] {
+      users[id] = known + 1
+      return
+    }
     let entry = try entry(id, for: user())
     try kind(of: entry).check(entry, self)
-    checked.insert(id)
+    users[id] = 1
   }
+
+  /// Whether one descriptor refers to a description, or one mapping, and nothing else in the tree.
+  func hasOneUser(_ id: UInt32) -> Bool { users[id] == 1 }
 
   /// The entry of a description, or the complaint that it is missing.
   public func entry(_ id: UInt32, for user: @autoclosure () -> String) throws(Failure) -> FileEntry {
@@ -115,12 +124,14 @@ public final class RestoreContext {
 
   /// The kind of an entry.
   public func kind(of entry: FileEntry) throws(Failure) -> any FileKind.Type {
-    guard let kind = Self.kinds[entry.type.rawValue] else {
+    guard let kind = Self.kind(of: entry.type) else {
       throw Failure(
         "files.img: file \(entry.id) is of the kind \(entry.type), which swift-restore does not restore yet")
     }
     return kind
   }
+
+  static func kind(of type: FdTypes) -> (any FileKind.Type)? { kinds[type.rawValue] }
 
   private static let kinds = Dictionary(
     fileKinds.map { ($0.type.rawValue, $0) }, uniquingKeysWith: { first, _ in first })
@@ -196,12 +207,15 @@ extension FownEntry {
     if signum != 0 { try syscall(__NR_fcntl, Int(fd), F_SETSIG, Int(signum)) }
   }
 
+  /// The status flags that can be changed after open(2), but for O_ASYNC.
+  static var settableFlags: Int32 { O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME }
+
   /// The same, with the status flags that can be changed after open(2) (F_SETFL). The owner comes first. `made`: the flags that
   /// the description was just made with, where these are known.
   func restore(to fd: Int32, flags: UInt32, made: Int32? = nil) throws(Errno) {
     try restore(to: fd)
     // O_ASYNC is set by the task: a signal names the number that it was set through (DescriptorTable).
-    let settable = Int(O_APPEND | O_NONBLOCK | O_DIRECT | O_NOATIME)
+    let settable = Int(Self.settableFlags)
     if let made, (Int(made) ^ Int(flags)) & settable == 0 { return }
     let now = try syscall(__NR_fcntl, Int(fd), Int(F_GETFL))
     let wanted = now & ~settable | Int(flags) & settable
