@@ -77,7 +77,7 @@ public enum DescriptorTable {
 
   /// Checks a table before anything is made.
   public static func check(_ task: RestoredTask, _ restore: RestoreContext) throws(Failure) {
-    var numbers: Set<UInt32> = []
+    var numbers = Set<UInt32>(minimumCapacity: task.descriptors.count)
     for entry in task.descriptors {
       var place: String { "fdinfo-\(task.ids.filesId).img: descriptor \(entry.fd)" }
       guard entry.fd < 1 << 20, numbers.insert(entry.fd).inserted else {

@@ -75,6 +75,8 @@ public final class RestoreContext {
       }
     }
     self.files = byID
+    users.reserveCapacity(files.count)
+    opened.reserveCapacity(files.count)
     mounts = try about("opening /proc") { () throws(Errno) in try RestoredMounts() }
   }
 

@@ -25,6 +25,7 @@ public enum Restore {
   /// Restores the tree of the folder `images`. When this throws, nothing is left behind.
   public static func run(_ options: RestoreOptions, images: String) throws(Failure) -> Result {
     var options = options
+    keepMemory()
     while true {
       let plan = try Plan(options, images: images)
       do throws(Failure) {
@@ -37,6 +38,14 @@ public enum Restore {
         options.unnamedLevels += 1
       }
     }
+  }
+
+  /// Has large arrays lie in the heap, and the heap not shrink: each would have fresh pages otherwise, to be cleared and faulted in
+  /// (man 3 mallopt).
+  private static func keepMemory() {
+    mallopt(M_MMAP_THRESHOLD, 32 << 20)
+    mallopt(M_TRIM_THRESHOLD, 32 << 20)
+    mallopt(M_TOP_PAD, 256 << 10)
   }
 
   private static func run(_ plan: Plan) throws(Failure) -> Result {
