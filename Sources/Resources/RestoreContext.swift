@@ -10,7 +10,7 @@ public final class RestoreContext {
   public let options: RestoreOptions
   public let directory: ImageDirectory
   /// `files.img` by ID.
-  public internal(set) var files: [UInt32: FileEntry]
+  public internal(set) var files: RecordedFiles
   /// The processes of the tree by PID.
   public var tasks: [UInt32: RestoredTask] = [:]
   public var remaps: [UInt32: RemapFilePathEntry] = [:]
@@ -68,13 +68,7 @@ public final class RestoreContext {
     self.options = options
     privileges = Privileges(options)
     self.directory = directory
-    var byID = [UInt32: FileEntry](minimumCapacity: files.count)
-    for entry in files {
-      guard byID.updateValue(entry, forKey: entry.id) == nil else {
-        throw Failure("files.img: two entries have the ID \(entry.id)")
-      }
-    }
-    self.files = byID
+    self.files = try RecordedFiles(files)
     users.reserveCapacity(files.count)
     opened.reserveCapacity(files.count)
     mounts = try about("opening /proc") { () throws(Errno) in try RestoredMounts() }
@@ -155,6 +149,28 @@ public final class RestoreContext {
   func isFirstUse(of name: String) -> Bool { givenOut.insert(name).inserted }
 
   public func keep(_ descriptor: consuming Descriptor, as name: String) { kept[name] = descriptor.release() }
+}
+
+/// The entries of `files.img` by ID. They are large, and stay where they were read: pages that are touched for the first time are what
+/// a short restore spends its time on.
+public struct RecordedFiles {
+  public private(set) var values: [FileEntry]
+  private var places: [UInt32: Int]
+
+  init(_ entries: [FileEntry]) throws(Failure) {
+    places = Dictionary(minimumCapacity: entries.count)
+    for (place, entry) in entries.enumerated() {
+      guard places.updateValue(place, forKey: entry.id) == nil else {
+        throw Failure("files.img: two entries have the ID \(entry.id)")
+      }
+    }
+    values = entries
+  }
+
+  public internal(set) subscript(id: UInt32) -> FileEntry? {
+    get { places[id].map { values[$0] } }
+    set { if let place = places[id], let newValue { values[place] = newValue } }
+  }
 }
 
 /// How tasks come by their PIDs.
