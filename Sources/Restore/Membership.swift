@@ -49,8 +49,11 @@ struct Membership {
   /// A proc shows the PID namespace of who mounts it, so that a task of that namespace has to, once all exist.
   func mountProc() throws(Failure) {
     let restore = construction.restore
+    let tasks = construction.plan.tasks.filter { !$0.isZombie }
     for (namespace, entry) in restore.mounts.missingProc() {
-      guard let task = construction.plan.tasks.first(where: { !$0.isZombie && $0.ids.pidNsId == namespace }) else { continue }
+      // A root that lived below the tool's namespace lives in what stands for it now.
+      let isOuter = namespace == restore.namespaces.own.pidNsId
+      guard let task = tasks.first(where: { $0.ids.pidNsId == namespace }) ?? (isOuter ? tasks.first : nil) else { continue }
       let slot = construction.area.slots[construction.plan.slot(of: task)]
       var sequence = ProgramSequence(slot)
       let mount = entry.mountProc(&sequence.current)

@@ -81,9 +81,13 @@ final class PIDDance {
     forking.construction.pidRetries += 1
     if misses <= retries { return false }
     let pid = wanted.pid(at: wrong) ?? 0
-    let holder = forking.holder(of: pid, at: wrong, in: wanted.namespace)
+    let holder =
+      forking.holder(of: pid, at: wrong, in: wanted.namespace).map { "the process \($0.pid) (\($0.comm)) has it" }
+      ?? (wrong == tool ? Holder.member(of: pid) : nil).map { member, role in
+        "the \(role) of the \(member.kind) \(member.comm) (\(member.pid)) has it, whose leader has gone"
+      }
     throw Failure(
-      "PID \(pid) at level \(wrong) was not to be had in \(misses) tries: \(holder.map { "the process \($0.pid) (\($0.comm)) has it" } ?? "others forked in between") (ns_last_pid)",
+      "PID \(pid) at level \(wrong) was not to be had in \(misses) tries: \(holder ?? "others forked in between") (ns_last_pid)",
       advice: holder == nil
         ? "Give --pid-retries a larger number, or --pid-method clone3." : "End that process first, or give --new-pid-namespace.",
       errno: .fileExists)

@@ -28,19 +28,24 @@ struct Holder {
     (group, session) = (stat.pgrp, stat.session)
   }
 
-  /// A process of the group or session with this ID, which keeps the number when its leader has gone (kernel/pid.c: free_pid is
-  /// called when nobody is attached to it in any role); and "group" or "session".
+  /// "process" or "zombie".
+  var kind: String { isZombie ? "zombie" : "process" }
+
+  /// A process of the group or session with this ID, a living one if there is one, which keeps the number when its leader has gone
+  /// (kernel/pid.c: free_pid is called when nobody is attached to it in any role); and "process group" or "session".
   static func member(of number: Int32) -> (holder: Holder, role: String)? {
     let buffer = ReadBuffer()
     guard let directory = try? Descriptor.open("/proc", O_RDONLY | O_DIRECTORY),
       let all = try? buffer.numbers(in: directory.rawValue)
     else { return nil }
+    var zombie: (holder: Holder, role: String)?
     for pid in all {
-      guard let holder = Holder(looking: pid) else { continue }
-      if holder.group == number { return (holder, "process group") }
-      if holder.session == number { return (holder, "session") }
+      guard let holder = Holder(looking: pid), holder.group == number || holder.session == number else { continue }
+      let member = (holder, holder.group == number ? "process group" : "session")
+      if !holder.isZombie { return member }
+      zombie = zombie ?? member
     }
-    return nil
+    return zombie
   }
 }
 
@@ -70,21 +75,24 @@ extension Forking {
     }
   }
 
+  private func unreaped(_ holder: Holder) -> String {
+    "It has ended, but its parent \(holder.parent) has not waited for it; try again."
+  }
+
   private func taken(_ name: String, _ wanted: WantedPIDs) -> Failure {
     let advice = "End that process first, or restore with --new-pid-namespace, where no PID can be taken."
     let level = plan.levels.tool
     if let pid = wanted.pid(at: level), let holder = holder(of: pid, at: level, in: wanted.namespace) {
       let levels = wanted.setTID.count > 1 ? " (at level \(level) of \(wanted.description))" : ""
       return Failure(
-        "\(name): its PID \(pid)\(levels) is taken by the \(holder.isZombie ? "zombie" : "process") \(holder.comm): clone3: \(Errno.fileExists.nameAndText)",
-        advice: holder.isZombie
-          ? "It has ended, but its parent \(holder.parent) has not waited for it; try again." : advice,
+        "\(name): its PID \(pid)\(levels) is taken by the \(holder.kind) \(holder.comm): clone3: \(Errno.fileExists.nameAndText)",
+        advice: holder.isZombie ? unreaped(holder) : advice,
         errno: .fileExists)
     }
     if let pid = wanted.pid(at: level), let (member, role) = Holder.member(of: pid) {
       return Failure(
-        "\(name): its PID \(pid) is taken by the \(role) of the process \(member.comm) (\(member.pid)), whose leader has gone: clone3: \(Errno.fileExists.nameAndText)",
-        advice: advice, errno: .fileExists)
+        "\(name): its PID \(pid) is taken by the \(role) of the \(member.kind) \(member.comm) (\(member.pid)), whose leader has gone: clone3: \(Errno.fileExists.nameAndText)",
+        advice: member.isZombie ? unreaped(member) : advice, errno: .fileExists)
     }
     let around =
       plan.levels.namedAround > 0 ? " in a PID namespace around this one, which cannot be seen from here" : " that has gone since"

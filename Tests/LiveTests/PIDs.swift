@@ -123,6 +123,29 @@ extension Live {
       }
     }
 
+    /// Dumped from outside of its namespace, with the machine's proc hidden below its own; restored in a namespace made for it.
+    @Test func innerRootComesBackInANewNamespace() throws {
+      let script = "setsid sleep 1000 & wait"
+      try Job.run(["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", script], named: "deeper") { job in
+        _ = Processes.poll(10) { Processes.tree(of: job.pid).count == 3 }
+        let root = Processes.tree(of: job.pid).last ?? 0
+        _ = Processes.poll(5) { Files.text("/proc/\(root)/comm") == "sleep\n" }
+        let inner = LiveTree.numbers("NSpid", of: root).last ?? 0
+        let images = job.path("images")
+        let dump = try Tool.run(["dump", "-t", "\(root)", "-D", images])
+        #expect(dump.code == 0, "\(dump.errors)")
+        try job.killTree()
+        let restore = try Tool.run(
+          ["restore", "-D", images, "-d", "--new-pid-namespace", "--pidfile", job.path("pid")])
+        try #require(restore.code == 0, "\(restore.errors)")
+        let restored = pid_t(try job.text("pid")) ?? 0
+        defer { end(parent(of: restored)) }
+        #expect(LiveTree.numbers("NSpid", of: restored) == [restored, inner])
+        // Its proc shows the new namespace: the init and itself.
+        #expect(Files.names("/proc/\(restored)/root/proc").compactMap { pid_t($0) }.sorted() == [1, inner])
+      }
+    }
+
     // MARK: PIDs that stay taken
 
     enum Namesake: String, CaseIterable, CustomTestStringConvertible {
@@ -189,9 +212,11 @@ extension Live {
         }
         try #require(member != 0)
         defer { end(member) }
-        let outcome = try job.tryRestore(["--pid-retries", "2"])
-        #expect(outcome.code == 1)
-        #expect(outcome.errors.contains("group of the process tail (\(member))"), "\(outcome.errors)")
+        for method in ["clone3", "ns-last-pid"] {
+          let outcome = try job.tryRestore(["--pid-method", method, "--pid-retries", "2"])
+          #expect(outcome.code == 1)
+          #expect(outcome.errors.contains("group of the process tail (\(member))"), "\(outcome.errors)")
+        }
       }
     }
 
