@@ -11,18 +11,18 @@ public final class ReadBuffer {
 
   /// Reads a descriptor to its end. The bytes are valid until the next read.
   ///
-  /// A file of /proc is made of records, and a read returns as many as fit into a page (fs/seq_file.c: seq_read_iter). One that
-  /// leaves room for the longest record there can be was the last: no other is needed to see the end. `longestRecord` is in bytes;
-  /// without it the file is read until nothing comes.
+  /// A file of /proc is made of records, and a read returns as many as fit into a page (fs/seq_file.c: seq_read_iter), or a part of
+  /// one where the buffer ends. One that leaves room for the longest record there can be, in both, was the last: no other is needed
+  /// to see the end. `longestRecord` is in bytes; without it the file is read until nothing comes.
   public func readAll(_ fd: Int32, longestRecord: Int? = nil) throws(Errno) -> UnsafeRawBufferPointer {
     var count = 0
     while true {
       if count == storage.count { grow() }
-      let n = try syscall(
-        __NR_read, Int(fd), Int(bitPattern: storage.baseAddress) + count, storage.count - count)
+      let room = storage.count - count
+      let n = try syscall(__NR_read, Int(fd), Int(bitPattern: storage.baseAddress) + count, room)
       count += n
       if n == 0 { break }
-      if let longestRecord, n + longestRecord <= pageSize { break }
+      if let longestRecord, n + longestRecord <= min(room, pageSize) { break }
     }
     return UnsafeRawBufferPointer(rebasing: storage[..<count])
   }
