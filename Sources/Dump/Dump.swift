@@ -80,12 +80,8 @@ public enum Dump {
       noteFrozenTime()
     }
     writeStatistics(dump)
-    remains = [dump, survey.tasks as AnyObject]
     return (dump.statistics, dump.warnings)
   }
-
-  /// What was known of the tree. The command ends now, and with it goes everything at once, not piece by piece.
-  private nonisolated(unsafe) static var remains: [AnyObject] = []
 
   /// Each task's folder in /proc stays open until the end, and a tree may have more tasks than the usual limit has descriptors.
   private static func raiseFileLimit() {
