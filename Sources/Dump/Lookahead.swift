@@ -37,7 +37,7 @@ final class Lookahead<Item> {
     guard isShared else { return }
     isShared = false
     work.stop()
-    do throws(Failure) { try companion.wait() } catch {}  // what it fails in is the items' own
+    companion.settle()
   }
 
   /// What both threads see. The mutex is held for nothing but the numbers and the list.

@@ -68,7 +68,7 @@ public final class Companion {
 
   private let desk = Desk()
   private var thread: pthread_t?
-  public private(set) var isBusy = false
+  private var isBusy = false
 
   /// Without ``hire()`` every job is done at once by who starts it, which is quicker for a few.
   public init() {}
@@ -132,7 +132,7 @@ extension Companion {
     do throws(Failure) {
       try mine()
     } catch {
-      do throws(Failure) { try wait() } catch {}  // one failure is enough
+      settle()
       throw error
     }
     try wait()

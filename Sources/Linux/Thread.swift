@@ -9,7 +9,6 @@ import SystemPackage
 func startThread(_ body: @escaping () -> Void) -> pthread_t? {
   // A heap of the thread's own would grow by a page and one mprotect at a time (glibc malloc/arena.c: grow_heap).
   mallopt(M_ARENA_MAX, 1)
-  mallopt(M_TOP_PAD, 1 << 20)
   let work = Unmanaged.passRetained(Work(body))
   var thread = pthread_t()
   let result = pthread_create(

@@ -99,21 +99,26 @@ extension Live {
       }
     }
 
+    /// Dumps the sleep below the shell that is a namespace's init, from outside; all of the job ends. Its PIDs here and there.
+    private func dumpInnerSleep(of job: Job) throws -> (root: pid_t, inner: pid_t) {
+      _ = Processes.poll(10) { Processes.tree(of: job.pid).count == 3 }
+      let root = Processes.tree(of: job.pid).last ?? 0
+      _ = Processes.poll(5) { Files.text("/proc/\(root)/comm") == "sleep\n" }
+      let inner = LiveTree.numbers("NSpid", of: root).last ?? 0
+      let dump = try Tool.run(["dump", "-t", "\(root)", "-D", job.images])
+      #expect(dump.code == 0, "\(dump.errors)")
+      try job.killTree()
+      return (root, inner)
+    }
+
     /// A tree that was dumped from outside of its namespace, restored inside of one where a PID of that level is taken.
     @Test func takenInnerPIDIsNamed() throws {
       let script = "echo 99 >/proc/sys/kernel/ns_last_pid; setsid sleep 1000 & wait"
       try Job.run(["unshare", "--pid", "--fork", "sh", "-c", script], named: "inner") { job in
-        _ = Processes.poll(10) { Processes.tree(of: job.pid).count == 3 }
-        let root = Processes.tree(of: job.pid).last ?? 0
-        _ = Processes.poll(5) { Files.text("/proc/\(root)/comm") == "sleep\n" }
-        let inner = LiveTree.numbers("NSpid", of: root).last ?? 0
-        let images = job.path("images")
-        let dump = try Tool.run(["dump", "-t", "\(root)", "-D", images])
-        #expect(dump.code == 0, "\(dump.errors)")
-        try job.killTree()
+        let (root, inner) = try dumpInnerSleep(of: job)
         let holder = "echo \(inner - 1) >/proc/sys/kernel/ns_last_pid; tail -f /dev/null & test $! = \(inner) && exec env \"$@\""
         let outcome = try Tool.run(
-          ["restore", "-D", images, "-d", "--pid-retries", "3"],
+          ["restore", "-D", job.images, "-d", "--pid-retries", "3"],
           prefix: ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", holder, "sh"])
         #expect(outcome.code == 1)
         #expect(outcome.errors.contains("its PID \(inner) "), "\(outcome.errors)")
@@ -127,16 +132,9 @@ extension Live {
     @Test func innerRootComesBackInANewNamespace() throws {
       let script = "setsid sleep 1000 & wait"
       try Job.run(["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", script], named: "deeper") { job in
-        _ = Processes.poll(10) { Processes.tree(of: job.pid).count == 3 }
-        let root = Processes.tree(of: job.pid).last ?? 0
-        _ = Processes.poll(5) { Files.text("/proc/\(root)/comm") == "sleep\n" }
-        let inner = LiveTree.numbers("NSpid", of: root).last ?? 0
-        let images = job.path("images")
-        let dump = try Tool.run(["dump", "-t", "\(root)", "-D", images])
-        #expect(dump.code == 0, "\(dump.errors)")
-        try job.killTree()
+        let (_, inner) = try dumpInnerSleep(of: job)
         let restore = try Tool.run(
-          ["restore", "-D", images, "-d", "--new-pid-namespace", "--pidfile", job.path("pid")])
+          ["restore", "-D", job.images, "-d", "--new-pid-namespace", "--pidfile", job.path("pid")])
         try #require(restore.code == 0, "\(restore.errors)")
         let restored = pid_t(try job.text("pid")) ?? 0
         defer { end(parent(of: restored)) }
