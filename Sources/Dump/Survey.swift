@@ -50,6 +50,7 @@ struct Survey {
       try table.look(at: dumped, inodes: glance.namespace)
       try look(at: dumped, task, glance, own, table, options, companion)
     }
+    table.pidNamespaceIDs = pidNamespaces.ids
     objections += try table.objections()
     namespaces = table
     checkLeaders(options)

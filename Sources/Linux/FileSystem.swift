@@ -63,6 +63,12 @@ public enum FileSystem {
     }
   }
 
+  /// Has all mounts of this mount namespace propagate no more (man 2 mount, MS_REC | MS_PRIVATE).
+  public static func makeAllPrivate() throws(Errno) {
+    let result = "/".withCString { cl_syscall(Int(__NR_mount), 0, Int(bitPattern: $0), 0, 0x4_4000, 0, 0) }
+    if result < 0 { throw Errno(rawValue: Int32(-result)) }
+  }
+
   /// Opens a place below a directory as a mere place (O_PATH), without going through any other mount or symbolic link (man 2 openat2).
   public static func place(in directory: Int32, _ path: [UInt8]) throws(Errno) -> Descriptor {
     if path.isEmpty { return Descriptor(Int32(try syscall(__NR_fcntl, Int(directory), 1030 /* F_DUPFD_CLOEXEC */, 0))) }

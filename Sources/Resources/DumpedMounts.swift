@@ -11,6 +11,7 @@ public final class DumpedMounts {
   let own: [Mount]
   private let ownByID: [Int32: Mount]
   private(set) var namespaces: [UInt32: Mounts] = [:]
+  private let wholes = WholeFileSystems()
   /// `/proc`, which need not be there in another namespace.
   private let proc: Descriptor
 
@@ -60,6 +61,14 @@ public final class DumpedMounts {
         return Mounts(list: list, root: try Descriptor.open("/", O_PATH | O_DIRECTORY).release())
       }
     }
+  }
+
+  /// The mounts that the tracer sees where it is.
+  func listHere() throws(Errno) -> [Mount] { try Self.read(proc.rawValue) }
+
+  /// A descriptor of a mount of all of a file system that a tree has of its own; `nil` if it cannot be reached.
+  func whole(_ device: UInt32, in namespaces: [DumpedNamespace]) throws(Failure) -> Int32? {
+    try wholes.mount(of: device, in: namespaces, self)
   }
 
   func list(_ namespace: DumpedNamespace) -> [Mount] { namespaces[namespace.id]?.list ?? [] }

@@ -81,13 +81,7 @@ public enum MountNamespace: NamespaceKind {
   public static func make(_ id: UInt32, _ restore: RestoreContext) throws(Failure) -> Descriptor {
     try restore.mounts.makeFileSystems(of: id, restore)
     let descriptor = try Visit.makeNew(Self.self) { () throws(Failure) in
-      try about("making its mounts private") { () throws(Errno) in
-        // MS_REC | MS_PRIVATE
-        let result = "/".withCString {
-          cl_syscall(Int(__NR_mount), 0, Int(bitPattern: $0), 0, 0x4_4000, 0, 0)
-        }
-        if result < 0 { throw Errno(rawValue: Int32(-result)) }
-      }
+      try about("making its mounts private") { () throws(Errno) in try FileSystem.makeAllPrivate() }
       try restore.mounts.build(id)
     }
     return descriptor

@@ -89,6 +89,8 @@ public final class NamespaceTable {
   /// Those who live in any, own or not.
   private(set) var tasks: [DumpedTask] = []
   let mounts: DumpedMounts
+  /// The numbers of the tree's PID namespaces and of those around them, by inode; known when all tasks have been looked at.
+  public var pidNamespaceIDs: [UInt64: UInt32] = [:]
   /// The tracer's own, in the order of `namespaceKinds`.
   private let own: [UInt64]
 

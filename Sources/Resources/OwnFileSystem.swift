@@ -6,7 +6,7 @@ import SystemPackage
 import Tracee
 
 /// File systems without a device that a tree may have of its own, each made again by a mount of its type.
-enum OwnFileSystem: String {
+public enum OwnFileSystem: String {
   case tmpfs, proc, sysfs, devpts, mqueue
 
   init?(type: String) { self.init(rawValue: type) }
@@ -14,13 +14,10 @@ enum OwnFileSystem: String {
   func objection(_ mount: Mount, _ table: NamespaceTable) throws(Failure) -> String? {
     switch self {
     case .tmpfs:
-      return table.wholeMount(of: mount) == nil
-        ? "it lies below another mount, or is only a part of its file system (mount)" : nil
+      return try table.whole(of: mount) == nil ? Self.partial : nil
     case .proc:
-      if table.wholeMount(of: mount) == nil {
-        return "it lies below another mount, or is only a part of its file system (mount)"
-      }
-      return table.pidNamespace(shownBy: mount) == nil
+      guard let whole = try table.whole(of: mount) else { return Self.partial }
+      return table.pidNamespace(shownBy: whole) == nil
         ? "it shows the processes of a PID namespace that is not the tree's (pid-ns)" : nil
     case .mqueue:
       if try table.isOwnQueues(mount) { return nil }
@@ -30,26 +27,25 @@ enum OwnFileSystem: String {
     }
   }
 
+  private static let partial = "all of its file system is nowhere in the tree, or where it cannot be uncovered (mount)"
+
   /// Records what is in it, once for each file system.
   func record(_ mount: Mount, _ dump: DumpContext, _ entry: inout MntEntry) throws(Failure) {
     guard let table = dump.namespaces else { return }
     switch self {
     case .tmpfs:
-      guard let (whole, home) = table.wholeMount(of: mount), dump.fileSystems.insert(mount.device).inserted else { return }
-      let copy = try home.visit { () throws(Failure) in
-        try about("open_tree") { () throws(Errno) in try FileSystem.copy(whole.point.text) }
-      }
+      guard let whole = try table.whole(of: mount), dump.fileSystems.insert(mount.device).inserted else { return }
       let image = try asFailure { () throws(ImageError) in try dump.directory.create(.tmpfsDev(mount.device)) }
       let file = Descriptor(image.rawValue)
-      try Archive.create(of: copy.rawValue, to: file.rawValue)
-    case .proc: entry.pidNsId = table.pidNamespace(shownBy: mount)?.ids.pidNsId
+      try Archive.create(of: whole, to: file.rawValue)
+    case .proc: entry.pidNsId = try table.whole(of: mount).flatMap { table.pidNamespace(shownBy: $0) }
     case .mqueue: entry.ipcNsId = try table.ipcNamespace(shownBy: mount)
     case .sysfs, .devpts: break
     }
   }
 
   /// Makes the file system, in the namespaces that the tracer is in: a descriptor of a mount of it that is nowhere yet.
-  func make(_ entry: MntEntry, _ restore: RestoreContext) throws(Failure) -> Descriptor {
+  public func make(_ entry: MntEntry, _ restore: RestoreContext) throws(Failure) -> Descriptor {
     let mount = try about("mounting \(rawValue)") { () throws(Errno) in
       try FileSystem.mount(
         rawValue, source: entry.source.text,
@@ -68,23 +64,14 @@ enum OwnFileSystem: String {
 }
 
 extension NamespaceTable {
-  /// A mount of the same file system that has all of it and can be seen.
-  fileprivate func wholeMount(of mount: Mount) -> (Mount, DumpedNamespace)? {
-    for namespace in namespaces {
-      for other in mounts.list(namespace)
-      where other.device == mount.device && other.root == [UInt8(ascii: "/")] && mounts.isVisible(other, in: namespace) {
-        return (other, namespace)
-      }
-    }
-    return nil
+  fileprivate func whole(of mount: Mount) throws(Failure) -> Int32? {
+    try mounts.whole(mount.device, in: namespaces.filter { $0.kind == MountNamespace.self })
   }
 
   /// Whose processes a proc shows: the init of a PID namespace has the number 1 in it.
-  fileprivate func pidNamespace(shownBy mount: Mount) -> DumpedTask? {
-    guard let (whole, home) = wholeMount(of: mount),
-      let link = try? readlink(mounts.reach(whole.point, in: home) + "/1/ns/pid")
-    else { return nil }
-    return tasks.first { (try? $0.directory.link("ns/pid")) == link }
+  fileprivate func pidNamespace(shownBy proc: Int32) -> UInt32? {
+    guard let shown = try? fstat(at: proc, "1/ns/pid") else { return nil }
+    return pidNamespaceIDs[UInt64(shown.st_ino)]
   }
 
   /// Whose queues an mqueue shows: each IPC namespace has one such file system.

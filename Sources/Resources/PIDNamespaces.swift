@@ -108,6 +108,9 @@ public struct PIDNamespaces {
     }
   }
 
+  /// The number of each by its inode.
+  public var ids: [UInt64: UInt32] { byInode.mapValues { all[$0].id } }
+
   /// Whether there is more than the tool's own.
   public var areNested: Bool { all.count > 1 }
 

@@ -1,4 +1,5 @@
 import CLinux
+import Checkpoint
 import Glibc
 import Linux
 import ProcessTree
@@ -47,22 +48,36 @@ struct Membership {
   }
 
   /// A proc shows the PID namespace of who mounts it, so that a task of that namespace has to, once all exist.
+  ///
+  /// Of the namespaces around the tree, which no task lives in, one stands for all here: that which the root is born in, or, if it is the
+  /// PID 1 of its own, the one around that.
   func mountProc() throws(Failure) {
     let restore = construction.restore
-    let tasks = construction.plan.tasks.filter { !$0.isZombie }
+    let plan = construction.plan
     for (namespace, entry) in restore.mounts.missingProc() {
-      // A root that lived below the tool's namespace lives in what stands for it now.
-      let isOuter = namespace == restore.namespaces.own.pidNsId
-      guard let task = tasks.first(where: { $0.ids.pidNsId == namespace }) ?? (isOuter ? tasks.first : nil) else { continue }
-      let slot = construction.area.slots[construction.plan.slot(of: task)]
-      var sequence = ProgramSequence(slot)
-      let mount = entry.mountProc(&sequence.current)
-      try construction.run([(task.description, sequence)])
-      let descriptor = try about("\(task.description): taking the proc that it mounted") { () throws(Errno) in
-        let owner = try pidfdOpen(task.tracerPID)
-        return try pidfdGetfd(owner.rawValue, Int32(slot.result(mount)))
+      if let task = plan.tasks.first(where: { !$0.isZombie && $0.ids.pidNsId == namespace }) {
+        let slot = construction.area.slots[plan.slot(of: task)]
+        try have(slot, of: task.tracerPID, task.description, mount: entry)
+      } else if plan.tree.tasks.first?.pids.last != .one, let root = plan.tasks.first {
+        try have(construction.area.slots[plan.slot(of: root)], of: root.tracerPID, root.description, mount: entry)
+      } else if let helper = plan.schedule.helpers.first(where: { $0.purpose == .namespaceInit }),
+        let slot = construction.slot(of: .helper(helper.id)), let pid = construction.tracerPIDs[.helper(helper.id)]
+      {
+        try have(slot, of: pid, "the namespace's init", mount: entry)
+      } else {
+        try restore.mounts.takeProc(try OwnFileSystem.proc.make(entry, restore), for: entry, restore)
       }
-      try restore.mounts.takeProc(descriptor, for: entry, restore)
     }
+  }
+
+  private func have(_ slot: Slot, of pid: Int32, _ name: String, mount entry: MntEntry) throws(Failure) {
+    var sequence = ProgramSequence(slot)
+    let mount = entry.mountProc(&sequence.current)
+    try construction.run([(name, sequence)])
+    let descriptor = try about("\(name): taking the proc that it mounted") { () throws(Errno) in
+      let owner = try pidfdOpen(pid)
+      return try pidfdGetfd(owner.rawValue, Int32(slot.result(mount)))
+    }
+    try construction.restore.mounts.takeProc(descriptor, for: entry, construction.restore)
   }
 }

@@ -124,7 +124,7 @@ extension Live {
 
     @Test(arguments: [
       ("thread", "uts-ns"), ("segment", "(ipc)"), ("queue", "(mqueue)"), ("net", "(net-ns)"), ("shared", "(propagation)"),
-      ("hidden", "it lies below another mount"), ("type", "ramfs"), ("detached", "no namespace of the tree (mount)"),
+      ("type", "ramfs"), ("detached", "no namespace of the tree (mount)"),
     ])
     func whatCannotBeMadeAgainIsNamed(_ obstacle: String, _ words: String) throws {
       try LiveProgram(name: "fixtures/refused_namespaces").run(environment: ["OBSTACLE": obstacle]) { job in

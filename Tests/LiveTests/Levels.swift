@@ -1,0 +1,95 @@
+import Glibc
+import Testing
+
+extension Live {
+  /// A container in a container, each with a PID and a mount namespace and the proc that belongs to it. Its parts are dumped by a tool
+  /// that lives further out than where their mounts were made, and what hides what is as it was.
+  @Suite struct Levels {
+    /// Where the root of the dumped tree lives: in the outer container with the inner one's mounts, as the inner one's PID 1, below it.
+    enum Root: Int, CaseIterable, CustomTestStringConvertible {
+      case entrance = 2
+      case initProcess, task
+      var testDescription: String { "\(self)" }
+    }
+
+    enum Level: CaseIterable { case machine, container }
+
+    @Test(arguments: Root.allCases, Level.allCases) func rootsOfAnyLevelComeBack(_ root: Root, _ level: Level) throws {
+      for options in [[], ["--new-pid-namespace"]] {
+        // Somebody else may have taken a PID meanwhile.
+        for attempt in 1...5 {
+          if try inStack({ try cycle($0, root, level, options, isLast: attempt == 5) }) { break }
+        }
+      }
+    }
+
+    /// Whether the PIDs were free.
+    private func cycle(_ job: Job, _ root: Root, _ level: Level, _ options: [String], isLast: Bool) throws -> Bool {
+      let pids = Processes.tree(of: job.pid)
+      let (container, pid) = (pids[1], pids[root.rawValue])
+      let inner = LiveTree.numbers("NSpid", of: pid)
+      let dump =
+        switch level {
+        case .machine: try Tool.run(["dump", "-t", "\(pid)", "-D", job.images])
+        case .container:
+          try Tool.run(["dump", "-t", "\(inner[1])", "-D", job.images], prefix: ["nsenter", "-t", "\(container)", "-p", "-m"])
+        }
+      try #require(dump.code == 0, "\(dump.errors)")
+      try job.killTree()
+      let restore = try Tool.run(["restore", "-D", job.images, "-d", "--pidfile", job.path("pid")] + options)
+      if restore.errors.contains("EEXIST"), options.isEmpty, !isLast { return false }
+      try #require(restore.code == 0, "\(restore.errors)")
+      let restored = pid_t(try job.text("pid")) ?? 0
+      // Levels around the root's are the tool's, unless one had its own.
+      let outermost = root == .task ? 2 : 1
+      #expect(LiveTree.numbers("NSpid", of: restored).suffix(inner.count - outermost) == inner[outermost...])
+      try Files.write("", to: job.path("go"))
+      try job.waitFor("done")
+      try expectAnswers(try job.text("out"), of: restored, root)
+      return true
+    }
+
+    /// What the shell in the inner container says: its mounts are the same, the proc that it sees is that of its namespace, and below
+    /// it lies one of the namespace around.
+    private func expectAnswers(_ text: String, of restored: pid_t, _ root: Root) throws {
+      let lines = text.split(separator: "\n").map(String.init)
+      let pids = (lines.first ?? "").split(separator: " ").compactMap { pid_t($0) }
+      try #require(pids.count == 3, "\(text)")
+      #expect(pids[0] == pids[1], "$$ and /proc/self")
+      // A root below PID 1 comes back in the namespace of the tool, or in one made for it, and so does what was around.
+      if root == .task { #expect(pids[2] == pids[0]) } else { #expect(pids[2] != pids[0] && pids[2] != 0) }
+      #expect(lines.dropFirst() == ["[1]+ Running sleep 1000 &", "143", "kept", "kept"], "\(text)")
+    }
+
+    private func inStack<Result>(_ body: (Job) throws -> Result) throws -> Result {
+      // Numbers that this tree has on the machine, and that are free there when it is gone.
+      let outer = """
+        echo $(($1 - 1)) >/proc/sys/kernel/ns_last_pid
+        setsid unshare -p -f --mount-proc setsid bash ./init $1 </dev/null >/dev/null 2>&1 & exec sleep 1000
+        """
+      let initProcess = "echo $(($1 + 100)) >/proc/sys/kernel/ns_last_pid; setsid bash ./task </dev/null >out 2>/dev/null & wait"
+      let task = """
+        set -m; list() { cut -d" " -f4- /proc/self/mountinfo | sort; }
+        mount -t tmpfs one place; echo kept >place/file; exec 7<place/file; mount -t tmpfs two place; echo above >place/file
+        sleep 1000 & list >before; echo >ready; until [ -e go ]; do sleep 0.05; done
+        list | cmp - before; read self rest </proc/self/stat; read word <&7; umount place
+        jobs | tr -s " " >jobs; kill %1; wait %1; code=$?
+        umount /proc; read around rest </proc/self/stat
+        echo $$ $self ${around:-0}; cat jobs; echo $code; cat place/file; echo $word; echo >done
+        """
+      return try Job.run(
+        ["sh", "-c", "exec unshare -p -f --mount-proc bash ./outer $$"], named: "stack",
+        prepare: { folder in
+          for (name, text) in [("outer", outer), ("init", initProcess), ("task", task)] {
+            try Files.write(text, to: "\(folder)/\(name)")
+          }
+          mkdir(folder + "/place", 0o755)
+          mkdir(folder + "/images.0", 0o700)
+        }
+      ) { job in
+        try job.waitFor("ready")
+        return try body(job)
+      }
+    }
+  }
+}
