@@ -20,7 +20,7 @@ public enum Dump {
     } catch {
       // A refusal leaves nothing behind; a folder with something in it stays.
       if isNew { rmdir(images) }
-      throw error.advised("The tree runs on; the folder holds no checkpoint.")
+      throw error.advised("The tree runs on; the folder holds no checkpoint.").namingMissingCapabilities()
     }
   }
 

@@ -39,6 +39,7 @@ enum Preconditions {
         "\(name) is already traced by process \(status.tracerPID)", advice: "End that debugger first.",
         errno: .notPermitted)
     }
+    try checkRights()
     var ancestor = getpid()
     while ancestor > 0 {
       if ancestor == pid {
@@ -50,6 +51,22 @@ enum Preconditions {
         let stat = ProcStat(text)
       else { break }
       ancestor = stat.ppid
+    }
+  }
+
+  /// What is mapped is found by links that the kernel shows to few, and never by what a user namespace gives
+  /// (fs/proc/base.c: proc_map_files_get_link).
+  private static func checkRights() throws(Failure) {
+    if Capabilities.own.isDisjoint(with: [.checkpointRestore, .sysAdmin]) {
+      throw Failure(
+        "this user may not look at what processes map: it has neither CAP_CHECKPOINT_RESTORE nor CAP_SYS_ADMIN",
+        advice: "Nothing was changed. Dump as root, or after setcap cap_checkpoint_restore+ep on swift-restore, by root.",
+        errno: .notPermitted)
+    }
+    if !UserNamespace.isInitial {
+      throw Failure(
+        "in a user namespace nobody may look at what processes map, whatever the capabilities",
+        advice: "Nothing was changed. Dump from outside, as root or with CAP_CHECKPOINT_RESTORE.", errno: .notPermitted)
     }
   }
 }

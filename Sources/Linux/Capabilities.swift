@@ -9,6 +9,7 @@ public struct Capabilities: OptionSet, Sendable, Hashable {
 
   public static let chown = Capabilities(rawValue: 1 << 0)
   public static let dacOverride = Capabilities(rawValue: 1 << 1)
+  public static let dacReadSearch = Capabilities(rawValue: 1 << 2)
   public static let kill = Capabilities(rawValue: 1 << 5)
   public static let setPCap = Capabilities(rawValue: 1 << 8)
   public static let ipcLock = Capabilities(rawValue: 1 << 14)
@@ -67,5 +68,19 @@ public struct Capabilities: OptionSet, Sendable, Hashable {
       defer { cap_free(name) }
       return String(cString: name)
     }
+  }
+}
+
+extension Failure {
+  /// Where the kernel forbade something and nobody has said what it takes: names what of root's rights this process lacks.
+  public func namingMissingCapabilities() -> Failure {
+    let useful: Capabilities = [
+      .chown, .dacOverride, .dacReadSearch, .kill, .setGID, .setUID, .setPCap, .ipcLock, .sysChroot, .sysPtrace, .sysAdmin, .sysNice,
+      .sysResource, .checkpointRestore,
+    ]
+    let missing = useful.subtracting(.own).names.map { $0.uppercased() }
+    guard errno == .notPermitted || errno == .permissionDenied, !missing.isEmpty, !description.contains("CAP_") else { return self }
+    let rights = "This process lacks \(missing.joined(separator: ", ")); run it as root with all capabilities."
+    return Failure(cause, advice: advice.isEmpty ? rights : "\(rights) \(advice)", errno: errno)
   }
 }

@@ -48,7 +48,7 @@ public struct Credentials: TaskState {
   }
 
   public static func concede(_ core: inout CoreEntry, to stub: StubState, _ may: Privileges) -> [String] {
-    guard var entry = core.threadCore?.creds, let own = stub.credentials else { return [] }
+    guard var entry = core.threadCore?.creds, let own = stub.credentials, !isSame(entry, own) else { return [] }
     var denied = concedeIDs(&entry, own, may)
     denied += concedeCapabilities(&entry, own, may)
     if entry.secbits != own.secbits, !may.capabilities.contains(.setPCap) {
@@ -61,6 +61,14 @@ public struct Credentials: TaskState {
     }
     core.thread.creds = entry
     return denied
+  }
+
+  /// Whether this process may attach to who has these credentials, without CAP_SYS_PTRACE (kernel/ptrace.c: __ptrace_may_access,
+  /// security/commoncap.c: cap_ptrace_access_check).
+  static func isWithinReach(_ core: CoreEntry, of stub: StubState) -> Bool {
+    guard let entry = core.threadCore?.creds, let own = stub.credentials else { return true }
+    return Set([entry.uid, entry.euid, entry.suid]) == [own.euid] && Set([entry.gid, entry.egid, entry.sgid]) == [own.egid]
+      && mask(entry.capPrm) & ~mask(own.capPrm) == 0
   }
 
   private static func concedeIDs(_ entry: inout CredsEntry, _ own: CredsEntry, _ may: Privileges) -> [String] {

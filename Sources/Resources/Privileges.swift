@@ -11,6 +11,13 @@ public struct Privileges: Sendable {
   public let makesUserNamespace: Bool
   /// Not everything that a task may have can be given back.
   public let areLimited: Bool
+  /// Where only limits of the machine cannot be set back, a warning does (``ResourceLimits``, ``OOMScore``).
+  let acceptLimits: Bool
+
+  /// What sets back all that a task may have but limits.
+  private static let needed: Capabilities = [
+    .chown, .dacOverride, .setGID, .setUID, .setPCap, .ipcLock, .sysChroot, .sysPtrace, .sysAdmin, .sysNice, .wakeAlarm,
+  ]
 
   /// Whether groups can be chosen: a user without privileges maps itself only, and must give that up (man 7 user_namespaces).
   var canSetIDs: Bool { !makesUserNamespace }
@@ -19,7 +26,8 @@ public struct Privileges: Sendable {
     let own = Capabilities.own
     let isInitial = UserNamespace.isInitial
     makesUserNamespace = options.newPIDNamespace && !own.contains(.sysAdmin)
-    areLimited = makesUserNamespace || !isInitial || !own.contains(.sysAdmin)
+    acceptLimits = !makesUserNamespace && isInitial && own.contains(.sysAdmin)
+    areLimited = !acceptLimits || !own.isSuperset(of: Self.needed)
     capabilities = makesUserNamespace ? Capabilities(rawValue: UInt64.max) : own
     machine = makesUserNamespace || !isInitial ? [] : own
   }
@@ -47,8 +55,11 @@ public struct Privileges: Sendable {
 extension RestoreContext {
   /// Goes through all that tasks are to have, replaces what this user cannot set by what they have anyway, and names it.
   public func concede(_ tasks: [RestoredTask], _ cores: [[CoreImage]], nested: Bool) throws(Failure) {
-    for task in tasks where !task.isZombie { MachineLimits.concede(task, self) }
-    // Root may lack a capability too.
+    for (task, cores) in zip(tasks, cores) where !task.isZombie {
+      MachineLimits.concede(task, self)
+      // Root may lack a capability too, which nothing gives back.
+      for core in cores { concede(Credentials.concede(&core.entry, to: expectedStub, privileges), of: task) }
+    }
     guard privileges.areLimited else { return warnings += try concessions.settle(accepting: options.unprivileged) }
     try privileges.check()
     if !privileges.capabilities.contains(.sysAdmin), nested || !namespaces.areNone {
@@ -57,19 +68,27 @@ extension RestoreContext {
     }
     for (task, cores) in zip(tasks, cores) where !task.isZombie {
       let stub = expectedStub
-      var denied = OOMScore.concede(&task.image.entry)
-      for kind in processStates { denied += kind.concede(&task.image.entry, to: stub, privileges) }
-      denied += AddressSpace.concede(task, to: stub, privileges)
-      denied += try FileSystemContext.concede(task, self)
+      if !privileges.acceptLimits { concede(OOMScore.concede(&task.image.entry), of: task) }
+      for kind in processStates where !(kind == ResourceLimits.self && privileges.acceptLimits) {
+        concede(kind.concede(&task.image.entry, to: stub, privileges), of: task)
+      }
+      concede(AddressSpace.concede(task, to: stub, privileges), of: task)
+      concede(try FileSystemContext.concede(task, self), of: task)
       for core in cores {
-        for kind in threadStates { denied += kind.concede(&core.entry, to: stub, privileges) }
+        for kind in threadStates { concede(kind.concede(&core.entry, to: stub, privileges), of: task) }
         if core.entry.threadCore?.seccompMode?.rawValue ?? 0 != 0, !privileges.machine.contains(.sysAdmin) {
           concessions.add("seccomp: needs CAP_SYS_ADMIN", of: task.description, isVital: true)
         }
+        if !privileges.capabilities.contains(.sysPtrace), !Credentials.isWithinReach(core.entry, of: stub) {
+          concessions.add("another user than this one: needs CAP_SYS_PTRACE", of: task.description, isVital: true)
+        }
       }
-      for what in denied { concessions.add(what, of: task.description) }
     }
     warnings += try concessions.settle(accepting: options.unprivileged)
+  }
+
+  private func concede(_ denied: [String], of task: RestoredTask) {
+    for what in denied { concessions.add(what, of: task.description) }
   }
 }
 
@@ -104,7 +123,7 @@ public struct Concessions {
     throw Failure(
       "cannot be set back with this user's privileges: "
         + (lines.count == 1 ? lines[0] : "\(lines.count) things:\n  " + lines.joined(separator: "\n  ")),
-      advice: "Nothing was made. Restore as root"
+      advice: "Nothing was made. Restore as root with all capabilities"
         + (acceptable && !demanded ? ", or give --unprivileged to restore without what is named." : "."),
       errno: .notPermitted)
   }

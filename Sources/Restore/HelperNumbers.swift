@@ -12,23 +12,20 @@ struct HelperNumbers {
   private var next: [PIDNamespaceID: Int32] = [:]
   /// The numbers that are known, outermost first, and the level of the first of them.
   private var numbers: [HelperID: (first: Int, pids: [Int32])] = [:]
-  private let pidMax: Int32
-
   init(_ plan: Plan) {
     schedule = plan.schedule
     levels = plan.levels
     namespaces = Dictionary(plan.tree.namespaces.map { ($0.id, $0) }, uniquingKeysWith: { first, _ in first })
-    pidMax = Self.pidMax
   }
 
   /// The kernel gives out smaller numbers only (man 5 proc_sys_kernel).
-  private static var pidMax: Int32 {
+  static let pidMax: Int32 = {
     guard let file = try? Descriptor.open("/proc/sys/kernel/pid_max") else { return 32768 }
     let buffer = ReadBuffer()
     guard let text = try? buffer.readAll(file.rawValue) else { return 32768 }
     var cursor = ByteCursor(text)
     return withExtendedLifetime(buffer) { Int32(truncatingIfNeeded: cursor.decimal()) }
-  }
+  }()
 
   func level(of namespace: PIDNamespaceID) -> Int { namespaces[namespace]?.level ?? 0 }
 
@@ -62,7 +59,7 @@ struct HelperNumbers {
   }
 
   private mutating func free(in namespace: PIDNamespaceID) -> Int32 {
-    var number = next[namespace] ?? pidMax - 1
+    var number = next[namespace] ?? Self.pidMax - 1
     while number > 1,
       schedule.isReserved(PID(number), in: namespace)
         || level(of: namespace) == levels.tool && (kill(number, 0) == 0 || errno != ESRCH)

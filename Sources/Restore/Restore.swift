@@ -69,7 +69,7 @@ public enum Restore {
       inits.letGo()
     } catch {
       construction.destroy()
-      throw error.advised("Nothing of the tree is left behind; when the cause is removed, restore again.")
+      throw error.advised("Nothing of the tree is left behind; when the cause is removed, restore again.").namingMissingCapabilities()
     }
     plan.restore.links.remove()
     statistics.restoreTime = UInt32(clamping: (nanoseconds() - begin) / 1000)

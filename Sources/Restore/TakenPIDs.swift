@@ -6,6 +6,7 @@ import SystemPackage
 extension Plan {
   /// Looks at who has the PIDs that the tree is to have in this process's namespace, before anything is made.
   ///
+  /// - A number may be higher than this namespace lets them be.
   /// - A tree that was just dumped may still lie there as zombies that nobody has waited for, PID 1 being slow at it: their PIDs become
   ///   free in a moment, for which it is worth to wait a little.
   /// - This process keeps its PID until it has ended and its parent has waited for it, and so do those that wait for it. No number of
@@ -33,6 +34,12 @@ extension Plan {
   }
 
   private func check(_ pid: Int32, of owner: @autoclosure () -> String, until end: UInt64) throws(Failure) {
+    if pid >= HelperNumbers.pidMax {
+      // Namespaces may have other limits than the one around them, since Linux 6.14.
+      throw Failure(
+        "\(owner()): PID \(pid) is above what this PID namespace has: /proc/sys/kernel/pid_max is \(HelperNumbers.pidMax)",
+        advice: "Raise that, or restore with --new-pid-namespace.", errno: .invalidArgument)
+    }
     var holder = Holder(of: pid)
     while holder?.isZombie ?? false, nanoseconds() < end {
       usleep(2_000)

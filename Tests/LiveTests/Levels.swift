@@ -67,7 +67,8 @@ extension Live {
         echo $(($1 - 1)) >/proc/sys/kernel/ns_last_pid
         setsid unshare -p -f --mount-proc setsid bash ./init $1 </dev/null >/dev/null 2>&1 & exec sleep 1000
         """
-      let initProcess = "echo $(($1 + 100)) >/proc/sys/kernel/ns_last_pid; setsid bash ./task </dev/null >out 2>/dev/null & wait"
+      let initProcess =
+        "echo $((($1 + 100) % 30000 + 300)) >/proc/sys/kernel/ns_last_pid; setsid bash ./task </dev/null >out 2>/dev/null & wait"
       let task = """
         set -m; list() { cut -d" " -f4- /proc/self/mountinfo | sort; }
         mount -t tmpfs one place; echo kept >place/file; exec 7<place/file; mount -t tmpfs two place; echo above >place/file

@@ -144,6 +144,26 @@ extension Live {
       }
     }
 
+    /// Each PID namespace has a limit of its own, since Linux 6.14, and may have higher numbers than the one around it.
+    @Test func numberAboveTheLimitIsNamed() throws {
+      let limit = try #require(Int(Files.text("/proc/sys/kernel/pid_max")?.dropLast() ?? ""))
+      let script = "echo \(limit + 100) >/proc/sys/kernel/ns_last_pid; setsid sleep 1000 & wait"
+      try Job.run(["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", script], named: "limit") { job in
+        let (_, inner) = try dumpInnerSleep(of: job)
+        // The kernel has one limit for all.
+        if inner <= limit { return }
+        let outcome = try job.tryRestore()
+        #expect(outcome.code == 1)
+        #expect(outcome.errors.contains("PID \(inner)") && outcome.errors.contains("pid_max is \(limit)"), "\(outcome.errors)")
+        let restore = try Tool.run(
+          ["restore", "-D", job.images, "-d", "--new-pid-namespace", "--pidfile", job.path("pid")])
+        try #require(restore.code == 0, "\(restore.errors)")
+        let restored = pid_t(try job.text("pid")) ?? 0
+        defer { end(parent(of: restored)) }
+        #expect(LiveTree.numbers("NSpid", of: restored) == [restored, inner])
+      }
+    }
+
     // MARK: PIDs that stay taken
 
     enum Namesake: String, CaseIterable, CustomTestStringConvertible {

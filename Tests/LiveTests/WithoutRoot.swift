@@ -8,35 +8,48 @@ extension Live {
     private static let user = "12345"
 
     enum Right: String, CaseIterable, CustomTestStringConvertible {
-      case checkpointRestore, nothing
+      /// CAP_CHECKPOINT_RESTORE: ambient, or of the tool's file.
+      case checkpointRestore, ofTheFile
+      case nothing
       var testDescription: String { rawValue }
+      var options: [String] { self == .nothing ? ["--new-pid-namespace"] : [] }
     }
 
     /// Runs a command as the other user, with one capability or none.
     private static func prefix(_ right: Right, groups: String = "--clear-groups") -> [String] {
-      let caps = right == .nothing ? "-all" : "-all,+checkpoint_restore"
+      let caps = right == .checkpointRestore ? "-all,+checkpoint_restore" : "-all"
       return [
         "setpriv", "--reuid", user, "--regid", user, groups, "--inh-caps", caps, "--ambient-caps", caps, "--",
       ]
     }
 
-    /// The folder is the user's, with a copy of the tool: he may not be let in to where that was built.
+    /// The folder is the user's, with copies of the tool: he may not be let in to where that was built.
     private static func prepare(_ folder: String) throws {
       guard let tool = Files.bytes(Tool.path) else { throw LiveFailure("no \(Tool.path)") }
-      try Files.write(tool, to: folder + "/swift-restore", mode: 0o755)
+      for right in [Right.nothing, .ofTheFile] { try Files.write(tool, to: program(right, in: folder), mode: 0o755) }
+      let setcap = try Processes.start(
+        ["setcap", "cap_checkpoint_restore+ep", program(.ofTheFile, in: folder)], in: "/", output: "/dev/null", errors: "/dev/null",
+        newSession: false)
+      guard Processes.wait(for: setcap, seconds: 5)?.code == 0 else { throw LiveFailure("setcap failed") }
       let id = uid_t(user) ?? 0
       chown(folder, id, id)
       chmod(folder, 0o755)
     }
 
+    private static func program(_ right: Right, in folder: String) -> String {
+      folder + (right == .ofTheFile ? "/capable-restore" : "/swift-restore")
+    }
+
     private static let asUser = prefix(.nothing)
 
     private func run(_ right: Right, _ job: Job, _ arguments: [String]) throws -> Tool.Outcome {
-      try Tool.run(arguments, program: job.path("swift-restore"), prefix: Self.prefix(right))
+      try Tool.run(arguments, program: Self.program(right, in: job.folder), prefix: Self.prefix(right))
     }
 
-    private func dump(_ job: Job, _ options: [String] = []) throws {
-      try job.dump(program: job.path("swift-restore"), prefix: Self.prefix(.checkpointRestore), options)
+    /// Who has no right cannot dump.
+    private func dump(_ job: Job, by right: Right = .nothing, _ options: [String] = []) throws {
+      let right = right == .nothing ? .checkpointRestore : right
+      try job.dump(program: Self.program(right, in: job.folder), prefix: Self.prefix(right), options)
     }
 
     @Test(
@@ -46,9 +59,8 @@ extension Live {
       ], Right.allCases)
     func ownTreesComeBack(_ name: String, _ right: Right) throws {
       let verdict = try LiveProgram(name: name).run(prefix: Self.asUser, prepare: Self.prepare) { job in
-        try dump(job)
-        let options = right == .nothing ? ["--new-pid-namespace"] : []
-        let outcome = try run(right, job, ["restore", "-D", job.images, "-d"] + options)
+        try dump(job, by: right)
+        let outcome = try run(right, job, ["restore", "-D", job.images, "-d"] + right.options)
         guard outcome.code == 0 else { throw LiveFailure("restore exits \(outcome.code): \(outcome.errors)") }
       }
       #expect(verdict == .pass)
@@ -82,20 +94,79 @@ extension Live {
       }
     }
 
-    /// A file's capability reaches the tool only; the tree has to be made by processes that have it too.
-    @Test func capabilityOfTheFile() throws {
-      try Job.run(Self.asUser + ["sleep", "1000"], named: "filecap", prepare: Self.prepare) { job in
-        _ = Processes.poll(5) { Files.text("/proc/\(job.pid)/comm") == "sleep\n" }
-        let setcap = try Processes.start(
-          ["setcap", "cap_checkpoint_restore+ep", job.path("swift-restore")], in: "/", output: "/dev/null", errors: "/dev/null",
-          newSession: false)
-        guard Processes.wait(for: setcap, seconds: 5)?.code == 0 else { throw LiveFailure("setcap failed") }
+    /// A shell with a job in the background goes on, and its children are its user's, with nothing that they did not have.
+    @Test(arguments: Right.allCases) func shellGoesOn(_ right: Right) throws {
+      let script = "set -m; sleep 1000 & touch ready; until [ -e go ]; do sleep 0.05; done; jobs | tr -s ' '; kill %1; wait %1; echo $?"
+      try Job.run(Self.asUser + ["bash", "-c", script], named: "shell", prepare: Self.prepare) { job in
+        try job.waitFor("ready")
         let before = fields(of: job.pid)
-        try job.dump(program: job.path("swift-restore"), prefix: Self.asUser, [])
-        let outcome = try run(.nothing, job, ["restore", "-D", job.images, "-d"])
-        #expect(outcome.code == 0, "\(outcome.errors)")
-        #expect(fields(of: job.pid) == before)
+        for _ in 1...2 {
+          try dump(job, by: right)
+          let outcome = try run(right, job, ["restore", "-D", job.images, "-d", "--pidfile", job.path("pid.\(job.count)")] + right.options)
+          try #require(outcome.code == 0, "\(outcome.errors)")
+          let root = pid_t(try job.text("pid.\(job.count)")) ?? 0
+          #expect(fields(of: root) == before)
+          // What lives in a user namespace cannot be dumped yet.
+          if right == .nothing { break }
+          #expect(root == job.pid)
+        }
+        try Files.write("", to: job.path("go"))
+        guard Processes.poll(10, { (try? job.text("out").hasSuffix("143\n")) ?? false }) else {
+          throw LiveFailure("it says \(try job.text("out"))\(try job.text("err"))")
+        }
+        #expect(try job.text("out") == "[1]+ Running sleep 1000 &\n143\n")
       }
+    }
+
+    /// The kernel's EPERM alone helps nobody: the capability is named, and nothing has been touched.
+    @Test(arguments: [
+      // Whose tool, without which capabilities, and whose tree.
+      (user, "all", user, "CAP_CHECKPOINT_RESTORE"), (user, "all", "0", "CAP_CHECKPOINT_RESTORE"),
+      (user, "all,+checkpoint_restore", "0", "CAP_SYS_PTRACE"), ("0", "sys_ptrace", user, "CAP_SYS_PTRACE"),
+      ("0", "sys_ptrace", "0", "CAP_SYS_PTRACE"), ("0", "sys_admin,-checkpoint_restore", "0", "CAP_CHECKPOINT_RESTORE"),
+      ("0", "dac_override,-dac_read_search", user, "CAP_DAC_READ_SEARCH"),
+    ])
+    func missingCapabilityIsNamedAtDump(_ who: String, _ missing: String, _ owner: String, _ capability: String) throws {
+      try Job.run(Self.setpriv(owner, "none") + ["sleep", "1000"], named: "lack", prepare: Self.prepare) { job in
+        _ = Processes.poll(5) { Files.text("/proc/\(job.pid)/comm") == "sleep\n" }
+        let images = job.path("new")
+        let outcome = try Tool.run(
+          ["dump", "-t", "\(job.pid)", "-D", images], program: job.path("swift-restore"), prefix: Self.setpriv(who, missing))
+        #expect(outcome.code == 1)
+        #expect(outcome.errors.contains(capability), "\(outcome.errors)")
+        #expect(!Files.exists(images))
+        #expect(["S", "R"].contains(Processes.state(of: job.pid)))
+      }
+    }
+
+    @Test(arguments: [
+      ("sys_ptrace", user, "CAP_SYS_PTRACE"), ("setuid", user, "CAP_SETUID"), ("setgid", user, "CAP_SETGID"),
+      ("sys_admin,-checkpoint_restore", "0", "CAP_CHECKPOINT_RESTORE"), ("net_raw", "0", "cap_net_raw"),
+    ])
+    func missingCapabilityIsNamedAtRestore(_ missing: String, _ owner: String, _ capability: String) throws {
+      try Job.run(Self.setpriv(owner, "none") + ["sleep", "1000"], named: "lack", prepare: Self.prepare) { job in
+        _ = Processes.poll(5) { Files.text("/proc/\(job.pid)/comm") == "sleep\n" }
+        try job.dump()
+        let outcome = try job.tryRestore(prefix: Self.setpriv("0", missing))
+        #expect(outcome.code == 1)
+        #expect(outcome.errors.contains(capability) && !outcome.errors.contains("EPERM"), "\(outcome.errors)")
+        try job.expectNothingLeft()
+        if missing == "net_raw" {
+          let accepted = try job.tryRestore(["--unprivileged"], prefix: Self.setpriv("0", missing))
+          #expect(accepted.code == 0 && fields(of: job.pid).contains { $0.hasPrefix("CapEff") }, "\(accepted.errors)")
+        } else {
+          try job.restore()
+        }
+      }
+    }
+
+    /// Runs a command as a user; root without some capabilities, others with those that are given back after all.
+    private static func setpriv(_ user: String, _ missing: String) -> [String] {
+      if missing == "none" { return user == "0" ? [] : asUser }
+      if user == "0" { return ["setpriv", "--inh-caps=-all", "--bounding-set=-\(missing)", "--"] }
+      return [
+        "setpriv", "--reuid", user, "--regid", user, "--clear-groups", "--inh-caps=-\(missing)", "--ambient-caps=-\(missing)", "--",
+      ]
     }
 
     /// Without any right, and without a namespace, nothing is begun.
@@ -119,9 +190,9 @@ extension Live {
       try Job.run(privileged, named: "privileged", prepare: Self.prepare) { job in
         _ = Processes.poll(5) { Files.text("/proc/\(job.pid)/comm") == "sleep\n" }
         try dump(job)
-        let options = ["restore", "-D", job.images, "-d"] + (right == .nothing ? ["--new-pid-namespace"] : [])
+        let options = ["restore", "-D", job.images, "-d"] + right.options
         let limited = ["prlimit", "--nofile=2000:2000"] + Self.prefix(right)
-        let program = job.path("swift-restore")
+        let program = Self.program(right, in: job.folder)
         let refusal = try Tool.run(options, program: program, prefix: limited)
         #expect(refusal.code == 1)
         for word in ["RLIMIT_NOFILE 3000", "nice value -5", "SCHED_RR", "real-time I/O", "groups 27,100", "--unprivileged"] {

@@ -9,7 +9,8 @@ final class Job {
   /// Every process of the tree, as of the last dump.
   private(set) var tree: [pid_t] = []
   private var seen: Set<pid_t> = []
-  private var count = 0
+  /// How many dumps there were.
+  private(set) var count = 0
   private let extraOptions: [String]
 
   private init(name: String, options: [String]) throws {
