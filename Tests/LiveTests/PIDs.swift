@@ -63,21 +63,29 @@ extension Live {
 
     /// As deep as clone3 can name every PID: 32 levels; and one more, which the dance can.
     @Test(arguments: [31, 32]) func deepNesting(_ count: Int) throws {
+      // Somebody else may have taken one of the PIDs meanwhile.
+      for attempt in 1...5 where try comesBack(nested: count, isLast: attempt == 5) { break }
+    }
+
+    private func comesBack(nested count: Int, isLast: Bool) throws -> Bool {
       let nested = Array(repeating: ["unshare", "--pid", "--fork"], count: count).flatMap { $0 }
-      try Job.run(nested + ["sleep", "1000"], named: "deep") { job in
+      return try Job.run(nested + ["sleep", "1000"], named: "deep") { job in
         _ = Processes.poll(10) { Processes.tree(of: job.pid).count == count + 1 }
         usleep(100_000)
         let before = LiveTree(of: job.pid)
         #expect(before.lines.count == count + 1)
         try job.dump()
+        var options: [String] = []
         if count == 32 {
           let outcome = try job.tryRestore()
           #expect(outcome.code == 1 && outcome.errors.contains("33 levels"), "\(outcome.errors)")
-          try job.restore("--pid-method", "ns-last-pid", "--pid-retries", "100")
-        } else {
-          try job.restore()
+          options = ["--pid-method", "ns-last-pid", "--pid-retries", "100"]
         }
+        let outcome = try job.tryRestore(options)
+        if outcome.code == 1, outcome.errors.contains("has it") || outcome.errors.contains("EEXIST"), !isLast { return false }
+        try #require(outcome.code == 0, "\(outcome.errors)")
         #expect(LiveTree(of: job.pid) == before)
+        return true
       }
     }
 
