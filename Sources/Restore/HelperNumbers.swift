@@ -12,6 +12,8 @@ struct HelperNumbers {
   private var next: [PIDNamespaceID: Int32] = [:]
   /// The numbers that are known, outermost first, and the level of the first of them.
   private var numbers: [HelperID: (first: Int, pids: [Int32])] = [:]
+  /// Numbers of process groups and sessions in the tool's namespace, whose leader may have gone.
+  private lazy var kept = Holder.groupsAndSessions()
   init(_ plan: Plan) {
     schedule = plan.schedule
     levels = plan.levels
@@ -62,7 +64,7 @@ struct HelperNumbers {
     var number = next[namespace] ?? Self.pidMax - 1
     while number > 1,
       schedule.isReserved(PID(number), in: namespace)
-        || level(of: namespace) == levels.tool && (kill(number, 0) == 0 || errno != ESRCH)
+        || level(of: namespace) == levels.tool && (kill(number, 0) == 0 || errno != ESRCH || kept.contains(number))
     { number -= 1 }
     next[namespace] = number - 1
     return number

@@ -49,6 +49,17 @@ struct Holder {
   }
 }
 
+extension Holder {
+  /// The numbers of all process groups and sessions in this process's namespace.
+  static func groupsAndSessions() -> Set<Int32> {
+    let buffer = ReadBuffer()
+    guard let directory = try? Descriptor.open("/proc", O_RDONLY | O_DIRECTORY),
+      let all = try? buffer.numbers(in: directory.rawValue)
+    else { return [] }
+    return Set(all.compactMap { Holder(looking: $0) }.flatMap { [$0.group, $0.session] })
+  }
+}
+
 extension Forking {
   func name(of child: Child) -> String {
     switch child {

@@ -228,20 +228,38 @@ extension Live {
       try Job.run(["sleep", "1000"], named: "group") { job in
         _ = Processes.poll(5) { Files.text("/proc/\(job.pid)/comm") == "sleep\n" }
         try job.dump()
-        let script = #"test $$ = $1 || exit 77; tail -f /dev/null & echo $! >member"#
-        var member: pid_t = 0
-        for _ in 0..<50 where member == 0 {
-          try? Files.write("\(job.pid - 1)", to: "/proc/sys/kernel/ns_last_pid")
-          let leader = try Processes.start(
-            ["sh", "-c", script, "sh", "\(job.pid)"], in: job.folder, output: "/dev/null", errors: "/dev/null", newSession: true)
-          if Processes.wait(for: leader, seconds: 5)?.code == 0 { member = pid_t(try job.text("member").dropLast()) ?? 0 }
-        }
-        try #require(member != 0)
+        let member = try hold(job.pid, "tail -f /dev/null & echo $! >member", job)
         defer { end(member) }
         for method in ["clone3", "ns-last-pid"] {
           let outcome = try job.tryRestore(["--pid-method", method, "--pid-retries", "2"])
           #expect(outcome.code == 1)
           #expect(outcome.errors.contains("group of the process tail (\(member))"), "\(outcome.errors)")
+        }
+      }
+    }
+
+    /// A helper that may have any number gets none that is a process's, nor one that only a group or a session keeps.
+    @Test func helpersGetFreeNumbers() throws {
+      // The init's child is in the session of a process further down: a child of that one has made it.
+      let script = #"sh -c "setsid sh -c '(sleep 1000 &); exec sleep 1001' & wait" & wait"#
+      try Job.run(["unshare", "--pid", "--fork", "sh", "-c", script], named: "helpers") { job in
+        _ = Processes.poll(10) {
+          Processes.tree(of: job.pid).count(where: { Files.text("/proc/\($0)/comm") == "sleep\n" }) == 2
+        }
+        let before = LiveTree(of: job.pid)
+        try job.dump()
+        #expect(try Tool.run(["show", job.images, "--schedule"]).output.contains("any free PID"))
+        // Those that would be chosen first.
+        let last = try #require(pid_t(Files.text("/proc/sys/kernel/pid_max")?.dropLast() ?? "")) - 1
+        let group = try hold(last, "tail -f /dev/null & echo $! >member", job)
+        defer { end(group) }
+        let session = try hold(last - 1, "set -m; tail -f /dev/null & echo $! >member", job)
+        defer { end(session) }
+        for method in ["clone3", "ns-last-pid"] {
+          let outcome = try job.tryRestore(["--pid-method", method])
+          try #require(outcome.code == 0, "\(outcome.errors)")
+          #expect(LiveTree(of: job.pid) == before)
+          try job.killTree()
         }
       }
     }
@@ -294,6 +312,18 @@ extension Live {
           return new
         }
         end(new)
+      }
+      throw LiveFailure("PID \(pid) is not to be had")
+    }
+
+    /// Has a shell that leads a session have this PID, and end: what it has started keeps the number. The PID of that.
+    private func hold(_ pid: pid_t, _ script: String, _ job: Job) throws -> pid_t {
+      for _ in 0..<50 {
+        try? Files.write("\(pid - 1)", to: "/proc/sys/kernel/ns_last_pid")
+        let leader = try Processes.start(
+          ["sh", "-c", "test $$ = $1 || exit 77; \(script)", "sh", "\(pid)"], in: job.folder, output: "/dev/null", errors: "/dev/null",
+          newSession: true)
+        if Processes.wait(for: leader, seconds: 5)?.code == 0 { return pid_t(try job.text("member").dropLast()) ?? 0 }
       }
       throw LiveFailure("PID \(pid) is not to be had")
     }

@@ -10,7 +10,7 @@ extension Live {
     private static let firstSeed = getenv("LIVE_TREE_SEED").flatMap { UInt64(String(cString: $0)) } ?? 1
 
     @Test func setTID() throws { try run(Self.count ?? 300, []) }
-    @Test func nsLastPID() throws { try run(Self.count ?? 60, ["--pid-method", "ns-last-pid", "--pid-retries", "100"]) }
+    @Test func nsLastPID() throws { try run(Self.count ?? 300, ["--pid-method", "ns-last-pid", "--pid-retries", "100"]) }
 
     private func run(_ count: Int, _ options: [String]) throws {
       let tools = try Files.makeTemporaryFolder("orchards")
