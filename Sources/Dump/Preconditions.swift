@@ -7,6 +7,7 @@ import SystemPackage
 /// What can be said of a wish to dump before anything is touched.
 enum Preconditions {
   static func check(_ options: DumpOptions) throws(Failure) {
+    try Proc.check()
     let pid = options.pid
     guard pid > 0 else {
       throw Failure("PID \(pid) is not a process", advice: "Give a positive PID with --pid.")

@@ -2,6 +2,18 @@ import CLinux
 import Glibc
 import SystemPackage
 
+/// What all of this program takes for granted of `/proc`.
+public enum Proc {
+  /// Whether `/proc` shows processes by the numbers that this process knows them by: it may be that of another PID namespace.
+  public static func check() throws(Failure) {
+    let text = try about("/proc/self") { () throws(Errno) in try readlink("/proc/self") }
+    if text.elementsEqual(String(getpid()).utf8) { return }
+    throw Failure(
+      "/proc is not that of this process's PID namespace: it calls this process \(text.text), which is \(getpid())",
+      advice: "Mount the right one (mount -t proc proc /proc), or enter both namespaces (nsenter --pid --mount).")
+  }
+}
+
 /// A growing buffer that is used again for one /proc file after the other.
 public final class ReadBuffer {
   public private(set) var storage = UnsafeMutableRawBufferPointer.allocate(byteCount: 16384, alignment: 16)

@@ -24,6 +24,7 @@ public enum Restore {
 
   /// Restores the tree of the folder `images`. When this throws, nothing is left behind.
   public static func run(_ options: RestoreOptions, images: String) throws(Failure) -> Result {
+    try Proc.check()
     var options = options
     keepMemory()
     while true {

@@ -61,6 +61,20 @@ extension Live {
       #expect(lines.dropFirst() == ["[1]+ Running sleep 1000 &", "143", "kept", "kept"], "\(text)")
     }
 
+    /// With the proc of another PID namespace no process would be found, or a wrong one.
+    @Test(arguments: ["-p", "-m"]) func wrongProcIsNamed(_ entered: String) throws {
+      try inStack { job in
+        let container = Processes.tree(of: job.pid)[1]
+        let commands = [["dump", "-t", "2", "-D", job.images], ["restore", "-D", job.images], ["--version"]]
+        // Without it not even the runtime starts.
+        for command in commands.prefix(entered == "-p" ? 2 : 3) {
+          let outcome = try Tool.run(command, prefix: ["nsenter", "-t", "\(container)", entered])
+          #expect(outcome.code == 1)
+          #expect(outcome.errors.contains("mount -t proc"), "\(outcome.errors)")
+        }
+      }
+    }
+
     private func inStack<Result>(_ body: (Job) throws -> Result) throws -> Result {
       // Numbers that this tree has on the machine, and that are free there when it is gone.
       let outer = """
