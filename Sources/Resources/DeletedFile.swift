@@ -251,16 +251,17 @@ enum DeletedFile {
   /// Opens `path`, one of this process's descriptors, under another name, which it has only while it is opened, so that the kernel shows
   /// that name.
   private static func reopen(_ path: String, as wanted: RecordedPath, _ flags: Int32) throws(Failure) -> Descriptor {
-    let parent = try wanted.openParent()
-    return try about("under its old name") { () throws(Errno) in
-      do throws(Errno) {
-        try linkat(path, parent.rawValue, wanted.name)
-      } catch {
-        guard error == .fileExists else { throw error }
-        return try Descriptor.open(path, flags)
+    try wanted.withParent { parent throws(Failure) in
+      try about("under its old name") { () throws(Errno) in
+        do throws(Errno) {
+          try linkat(path, parent, wanted.name)
+        } catch {
+          guard error == .fileExists else { throw error }
+          return try Descriptor.open(path, flags)
+        }
+        defer { FileName.unlink(at: parent, wanted.name) }
+        return try Descriptor.open(at: parent, wanted.name, flags, resolving: [.noLinks, .beneath])
       }
-      defer { FileName.unlink(at: parent.rawValue, wanted.name) }
-      return try Descriptor.open(at: parent.rawValue, wanted.name, flags, resolving: [.noLinks, .beneath])
     }
   }
 
@@ -279,13 +280,18 @@ enum DeletedFile {
   private static func makeGhost(_ number: UInt32, _ path: RecordedPath, _ restore: RestoreContext) throws(Failure)
     -> Descriptor
   {
+    try path.withParent { directory throws(Failure) in try makeGhost(number, path, in: directory, restore) }
+  }
+
+  /// What is returned opens the file, but is not open for writing: nobody could run the file then (fs/exec.c: exe_file_deny_write_access).
+  private static func makeGhost(_ number: UInt32, _ path: RecordedPath, in directory: Int32, _ restore: RestoreContext)
+    throws(Failure) -> Descriptor
+  {
     var image = try asFailure { () throws(ImageError) in
       try ImageReader(.ghostFile(number), in: restore.directory)
     }
     guard let entry = try image.read(GhostFileEntry.self) else { throw Failure("\(image.file.fileName) is empty") }
     let name = path.name
-    let parent = try path.openParent()
-    let directory = parent.rawValue
     if entry.mode & S_IFMT == S_IFDIR {
       return try about("making the deleted directory") { () throws(Errno) in
         guard FileName.with(name, { mkdirat(directory, $0, entry.mode & 0o7777) }) == 0 else { throw Errno(rawValue: errno) }
@@ -319,7 +325,7 @@ enum DeletedFile {
         }
       }
     }
-    return try reopen("/proc/self/fd/\(file.rawValue)", as: path, O_RDWR)
+    return try reopen("/proc/self/fd/\(file.rawValue)", as: path, O_PATH)
   }
 
   private static func fill(

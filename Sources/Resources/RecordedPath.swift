@@ -32,6 +32,25 @@ struct RecordedPath: Hashable {
     return try RecordedPath(directory: directory, path: above.count > 1 ? above.dropLast() : Array(above)).open(O_PATH | O_DIRECTORY)
   }
 
+  /// The same for a file without a name: what is gone of the directories above it is made again, for as long as `body` runs.
+  func withParent<Result: ~Copyable>(_ body: (Int32) throws(Failure) -> Result) throws(Failure) -> Result {
+    var folders = TemporaryFolders()
+    defer { folders.remove() }
+    let parent = try openParent(making: &folders)
+    return try body(parent.rawValue)
+  }
+
+  private func openParent(making folders: inout TemporaryFolders) throws(Failure) -> Descriptor {
+    do throws(Failure) {
+      return try openParent()
+    } catch {
+      let above = RecordedPath(directory: directory, path: Array(path.dropLast(name.count + 1)))
+      guard error.errno == .noSuchFileOrDirectory, !above.name.isEmpty else { throw error }
+      let next = try above.openParent(making: &folders)
+      return try folders.make(above.name, in: next)
+    }
+  }
+
   /// The last part.
   var name: [UInt8] { path[(path.lastIndex(of: UInt8(ascii: "/")) ?? -1).advanced(by: 1)...].map { $0 } }
 
@@ -62,6 +81,30 @@ public final class TemporaryLinks {
 
   deinit {
     for (directory, _) in links { _ = cl_syscall(Int(__NR_close), Int(directory), 0, 0, 0, 0, 0) }
+  }
+}
+
+/// Directories that are there only while a file without a name is made in them, which was in them when they were removed.
+private struct TemporaryFolders {
+  private var folders: [(directory: Int32, name: [UInt8], isNew: Bool)] = []
+
+  mutating func make(_ name: [UInt8], in directory: consuming Descriptor) throws(Failure) -> Descriptor {
+    let fd = directory.release()
+    let isNew = FileName.with(name) { mkdirat(fd, $0, 0o700) } == 0
+    let error = Errno(rawValue: errno)
+    folders.append((fd, name, isNew))
+    return try about("making its directory again for a moment") { () throws(Errno) in
+      if !isNew, error != .fileExists { throw error }
+      return try Descriptor.open(at: fd, name, O_PATH | O_DIRECTORY, resolving: [.noLinks, .beneath])
+    }
+  }
+
+  mutating func remove() {
+    for (directory, name, isNew) in folders.reversed() {
+      if isNew { FileName.unlink(at: directory, name, AT_REMOVEDIR) }
+      close(directory)
+    }
+    folders = []
   }
 }
 
