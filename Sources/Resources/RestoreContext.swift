@@ -188,6 +188,8 @@ public struct RestoreOptions: Sendable {
   public var detach = false
   public var shellJob = false
   public var sibling = false
+  /// Stop the tree as SIGSTOP does, before anything of it runs.
+  public var leaveStopped = false
   /// Compare the size of files with what was recorded.
   public var validateFiles = true
   /// Their build-id too.
@@ -209,6 +211,8 @@ public struct RestoreOptions: Sendable {
   public var unnamedLevels = 0
   /// Where `stats-restore` goes; the images' folder if not given.
   public var workDirectory: String?
+  /// Where the root's PID is written, from the work directory on.
+  public var pidfile: String?
 
   public init() {}
 }

@@ -121,7 +121,11 @@ struct Release {
   private func allowToLive() {
     for task in tasks {
       for thread in task.threads { try? Ptrace.setOptions(thread.tracerTID, []) }
-      if task.isStopped { kill(task.tracerPID, Int32(task.core.tc?.stopSigno ?? UInt32(SIGSTOP))) }
+      if task.isStopped {
+        kill(task.tracerPID, Int32(task.core.tc?.stopSigno ?? UInt32(SIGSTOP)))
+      } else if construction.plan.restore.options.leaveStopped {
+        kill(task.tracerPID, SIGSTOP)
+      }
     }
   }
 

@@ -30,7 +30,7 @@ public enum Restore {
     while true {
       let plan = try Plan(options, images: images)
       do throws(Failure) {
-        return try run(plan)
+        return try run(plan, images: images)
       } catch {
         // Which PID namespaces lie around this one, and who may choose PIDs there, is known only by asking for a root.
         guard error.errno == .invalidArgument || error.errno == .notPermitted, plan.levels.namedAround > 0,
@@ -49,9 +49,10 @@ public enum Restore {
     mallopt(M_TOP_PAD, 256 << 10)
   }
 
-  private static func run(_ plan: Plan) throws(Failure) -> Result {
+  private static func run(_ plan: Plan, images: String) throws(Failure) -> Result {
     let begin = nanoseconds()
     try plan.checkPIDs()
+    let pidfile = try PIDFile(plan.restore.options, images: images)
     try plan.restore.privileges.prepare()
     let construction = try Construction(plan)
     var statistics = RestoreStatsEntry()
@@ -65,6 +66,7 @@ public enum Restore {
       CoreFlag.warn(plan)
       let inits = NamespaceInits(construction)
       try inits.prepare()
+      try pidfile?.write(plan.tasks[0].tracerPID)
       var release = Release(construction)
       try release.run()
       inits.letGo()
@@ -72,6 +74,7 @@ public enum Restore {
       construction.destroy()
       throw error.advised("Nothing of the tree is left behind; when the cause is removed, restore again.").namingMissingCapabilities()
     }
+    pidfile?.keep()
     plan.restore.links.remove()
     statistics.restoreTime = UInt32(clamping: (nanoseconds() - begin) / 1000)
     statistics.pagesRestored = plan.tasks.reduce(0) { sum, task in

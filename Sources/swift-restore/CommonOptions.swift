@@ -21,7 +21,7 @@ struct CommonOptions: ParsableArguments {
 
   @Option(
     name: [.customLong("verbosity")],
-    help: "How much to write to the log, 0 to 4; also -vN, or -v as often as N.")
+    help: "How much to write to the log, 0 to 4 or more; also -vN, or -v as often as N.")
   var verbosity: Int = 2
 
   @Flag(inversion: .prefixedNo, help: "Print the statistics.")
@@ -38,7 +38,7 @@ struct CommonOptions: ParsableArguments {
   }
 
   func validate() throws {
-    guard CommonValues.verbosities.contains(verbosity) else { throw ValidationError("The verbosity goes from 0 to 4.") }
+    guard verbosity >= 0 else { throw ValidationError("The verbosity goes from 0 up.") }
   }
 }
 
@@ -50,8 +50,6 @@ struct CommonValues {
   var verbosity = 2
   var displayStats = false
   var json = false
-
-  static let verbosities = 0...4
 }
 
 /// What a command says, and how it ends.
@@ -59,7 +57,8 @@ struct Output {
   private let options: CommonValues
   private var log: Int32?
 
-  init(_ options: CommonValues) throws {
+  /// `makesFolder`: the folder of images is made where there is none.
+  init(_ options: CommonValues, makesFolder: Bool = false) throws {
     self.options = options
     guard let name = options.logFile else {
       log = nil
@@ -67,7 +66,7 @@ struct Output {
     }
     let folder = options.workDir ?? options.images
     let path = name.hasPrefix("/") ? name : folder + "/" + name
-    mkdir(folder, 0o700)
+    if makesFolder || options.workDir != nil { mkdir(folder, 0o700) }
     let fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0o600)
     if fd < 0 {
       let failure = Failure(

@@ -34,7 +34,9 @@ struct DumpCommand: ParsableCommand {
   @Option(help: "Give up after so many seconds of freezing.")
   var timeout: Int = 10
 
-  @Flag(help: "Checksums of memory too, for which it is read again; check --images and restore --verify-memory compare them.")
+  @Flag(
+    inversion: .prefixedNo,
+    help: "Checksums of memory too, for which it is read again; check --images and restore --verify-memory compare them.")
   var checksumMemory = false
 
   func validate() throws {
@@ -80,7 +82,7 @@ struct DumpRequest: Request {
   }
 
   private func dump() throws {
-    let output = try Output(common)
+    let output = try Output(common, makesFolder: true)
     try output.reporting {
       var options = options
       options.workDirectory = common.workDir

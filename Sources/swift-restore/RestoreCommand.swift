@@ -21,6 +21,9 @@ struct RestoreCommand: ParsableCommand {
     help: "Make the root a child of swift-restore's parent.")
   var restoreSibling = false
 
+  @Flag(name: [.customShort("s"), .long], inversion: .prefixedNo, help: "Leave the tree stopped, until it gets SIGCONT.")
+  var leaveStopped = false
+
   @Flag(
     name: [.customShort("j"), .long], inversion: .prefixedNo,
     help: "Sessions and terminals from outside of the tree are this shell's.")
@@ -57,16 +60,18 @@ struct RestoreCommand: ParsableCommand {
   @Flag(inversion: .prefixedNo, help: "Compare images with the checksums that the dump has written.")
   var verify = true
 
-  @Flag(help: "Compare memory with its checksums too, if the dump has written them.")
+  @Flag(inversion: .prefixedNo, help: "Compare memory with its checksums too, if the dump has written them.")
   var verifyMemory = false
 
   func run() throws { try request.run() }
 
   var request: RestoreRequest {
-    var request = RestoreRequest(common: common.values, pidfile: pidfile)
+    var request = RestoreRequest(common: common.values)
     request.options.detach = detach
     request.options.sibling = restoreSibling
+    request.options.leaveStopped = leaveStopped
     request.options.shellJob = shellJob
+    request.options.pidfile = pidfile
     request.options.pidMethod = pidMethod
     request.options.pidRetries = pidRetries
     request.options.newPIDNamespace = newPidNamespace
@@ -84,7 +89,6 @@ struct RestoreCommand: ParsableCommand {
 struct RestoreRequest: Request {
   var common = CommonValues()
   var options = RestoreOptions()
-  var pidfile: String?
 
   func run() throws {
     let output = try Output(common)
@@ -95,20 +99,11 @@ struct RestoreRequest: Request {
       let result = try Restore.run(options, images: common.images)
       output.warn(result.warnings)
       output.show(result.statistics, pidRetries: result.pidRetries)
-      if let pidfile { try write(result.root, to: pidfile) }
       if !options.detach && !options.sibling { status = Restore.wait(result) }
     }
     // As a shell says it: the exit status, or 128 and the signal.
     let code = status & 0x7f == 0 ? (status >> 8) & 0xff : 128 + (status & 0x7f)
     if code != 0 { throw ExitCode(code) }
-  }
-
-  private func write(_ pid: Int32, to path: String) throws(Failure) {
-    let name = path.hasPrefix("/") ? path : (common.workDir ?? common.images) + "/" + path
-    let fd = open(name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0o644)
-    guard fd >= 0 else { throw Failure("the pidfile \(name)", .init(rawValue: errno)) }
-    Output.write("\(pid)", to: fd)
-    close(fd)
   }
 }
 
@@ -122,4 +117,7 @@ enum FileValidation: String, ExpressibleByArgument {
   case buildID = "build-id"
   case fileSize = "filesize"
   case none
+
+  /// `buildid` is CRIU's word.
+  init?(argument: String) { self.init(rawValue: argument == "buildid" ? "build-id" : argument) }
 }

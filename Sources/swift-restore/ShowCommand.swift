@@ -14,7 +14,7 @@ struct ShowCommand: ParsableCommand {
 
   @OptionGroup var common: CommonOptions
 
-  @Flag(help: "Print the steps that make the tree again instead: the fork schedule.")
+  @Flag(inversion: .prefixedNo, help: "Print the steps that make the tree again instead: the fork schedule.")
   var schedule = false
 
   @Flag(

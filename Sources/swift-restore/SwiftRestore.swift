@@ -1,4 +1,5 @@
 import ArgumentParser
+import Linux
 
 @main
 struct SwiftRestore: ParsableCommand {
@@ -9,7 +10,8 @@ struct SwiftRestore: ParsableCommand {
     subcommands: [DumpCommand.self, RestoreCommand.self, CheckCommand.self, ShowCommand.self])
 
   static func main() {
-    let arguments = CommandLine.arguments.dropFirst().map(spelledOut)
+    tidyInheritance()
+    let arguments = ShortOptions.spelledOut(CommandLine.arguments.dropFirst())
     do {
       if let request = UsualOptions.request(arguments) { return try request.run() }
       guard var command = named(arguments) else { return main(arguments) }
@@ -19,20 +21,14 @@ struct SwiftRestore: ParsableCommand {
     }
   }
 
-  /// The command that the first word names, with the rest parsed for it alone. Parsing for the whole tree costs a
-  /// millisecond more, which a small dump notices; what this cannot parse, `main` parses again and explains.
-  private static func named(_ arguments: [String]) -> (any ParsableCommand)? {
-    let name = arguments.first
-    let type = configuration.subcommands.first { $0.configuration.commandName == name }
-    return try? type?.parseAsRoot(Array(arguments.dropFirst()))
-  }
+  func run() throws { throw ValidationError("Give a command: dump, restore, check or show.") }
 
-  /// CRIU's `-v4`, `-vvvv` and `-V`, which the argument parser has no notation for.
-  private static func spelledOut(_ argument: String) -> String {
-    if argument == "-V" { return "--version" }
-    guard argument.hasPrefix("-v"), !argument.hasPrefix("--") else { return argument }
-    let rest = argument.dropFirst(2)
-    if rest.allSatisfy({ $0 == "v" }) { return "--verbosity=\(rest.count + 1)" }
-    return rest.allSatisfy(\.isNumber) ? "--verbosity=\(rest)" : argument
+  /// The command that the first word names, with the rest parsed for it alone. Parsing for the whole tree costs a
+  /// millisecond more, which a small dump notices; what this cannot parse, or is no such command (`--help`), `main` parses again.
+  private static func named(_ arguments: [String]) -> (any ParsableCommand)? {
+    guard let type = configuration.subcommands.first(where: { $0.configuration.commandName == arguments.first }),
+      let command = try? type.parseAsRoot(Array(arguments.dropFirst()))
+    else { return nil }
+    return Swift.type(of: command) == type ? command : nil
   }
 }

@@ -35,7 +35,7 @@ struct UsualOptions {
     common.workDir = values["-W"]
     common.logFile = values["-o"]
     guard let text = values["--verbosity"] else { return true }
-    guard let verbosity = Int(text), CommonValues.verbosities.contains(verbosity) else { return false }
+    guard let verbosity = Int(text), verbosity >= 0 else { return false }
     common.verbosity = verbosity
     return true
   }

@@ -11,7 +11,8 @@ extension Live {
     @Test(arguments: [
       ["frobnicate"], ["dump"], ["dump", "-D", "/tmp"], ["dump", "-t", "many", "-D", "/tmp"],
       ["dump", "-t", "1", "-D", "/tmp", "--wrong"],
-      ["dump", "-t", "-5", "-D", "/tmp"], ["restore", "--wrong"], ["restore", "-v", "x"], ["show"],
+      ["dump", "-t", "-5", "-D", "/tmp"], ["restore", "--wrong"], ["restore", "-v", "x"], ["show"], [], ["dump", "-t", "1", "-o"],
+      ["dump", "-t", ""],
     ])
     func wrongUsageExits64(_ arguments: [String]) throws {
       let outcome = try Tool.run(arguments)
@@ -128,6 +129,37 @@ extension Live {
       }
     }
 
+    /// Found out before there is a tree; and a restore that fails leaves none behind.
+    @Test func pidfileThatCannotBeWritten() throws {
+      try withDumpedSleep { job in
+        expectRefusal(try job.tryRestore(["--pidfile", "no/where"]), naming: ["pidfile", "ENOENT"])
+        try job.expectNothingLeft()
+        try job.restore("--pidfile", "pid")
+        #expect(Files.text(job.images + "/pid") == "\(job.pid)")
+        expectRefusal(try job.tryRestore(["--pidfile", "second"]), naming: ["EEXIST"])
+        #expect(!Files.exists(job.images + "/second"))
+      }
+    }
+
+    // MARK: what a tool may be started with
+
+    /// Ignored SIGCHLD, closed standard descriptors, a umask that forbids everything.
+    @Test func startedFromAnOddPlace() throws {
+      try Job.run(["sleep", "1000"], named: "odd") { job in
+        usleep(50_000)
+        let odd = ["sh", "-c", "trap '' CHLD HUP USR1; umask 0777; exec \"$@\" <&- >&- 2>&-", "sh"]
+        for _ in 1...2 {
+          let dumped = try job.tryDump(prefix: odd)
+          #expect(dumped.code == 0, "\(Files.text(job.images + "/dump.log") ?? "")")
+          try job.expectGone()
+          let restored = try job.tryRestore(prefix: odd)
+          #expect(restored.code == 0, "\(Files.text(job.images + "/restore.log") ?? "")")
+        }
+        #expect(try job.tryRestore(prefix: odd).code == 1)
+        #expect((Files.text(job.images + "/restore.log") ?? "").contains("EEXIST"))
+      }
+    }
+
     // MARK: folders that cannot take images
 
     /// A small tmpfs, for as long as `body` runs.
@@ -200,6 +232,9 @@ extension Live {
     @Test func restoreFromAMissingFolder() throws {
       expectRefusal(
         try Tool.run(["restore", "-D", "/tmp/live.nowhere", "-d"]), naming: ["ENOENT", "/tmp/live.nowhere"])
+      expectRefusal(
+        try Tool.run(["restore", "-D", "/tmp/live.nowhere", "-d", "-o", "log"]), naming: ["ENOENT", "/tmp/live.nowhere"])
+      #expect(!Files.exists("/tmp/live.nowhere"))
     }
 
     @Test func restoreWithoutInventory() throws {

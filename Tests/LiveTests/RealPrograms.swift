@@ -195,6 +195,27 @@ extension Live {
       }
     }
 
+    /// Stopped like SIGSTOP does it, by dump or restore, a tree goes on when it is told to.
+    @Test func leftStoppedUntilToldToGoOn() throws {
+      func expectAllStopped(_ job: Job) {
+        #expect(
+          Processes.poll(5) { Processes.tree(of: job.pid).allSatisfy { Processes.state(of: $0) == "T" } }, "\(job.condition)")
+      }
+      try runHashing("stopped", megabytes: 100) { job in
+        try job.dump("--leave-stopped")
+        expectAllStopped(job)
+        try job.killTree()
+        try job.restore("--leave-stopped")
+        expectAllStopped(job)
+        let before = try processorTime(of: job)
+        usleep(100_000)
+        #expect(try processorTime(of: job) == before)
+        kill(job.pid, SIGCONT)
+        #expect(try job.finish() == 0)
+        #expect(try job.text("out") == undisturbedDigests(megabytes: 100))
+      }
+    }
+
     // MARK: perl, timeout
 
     @Test func perlAlarmFiresInTime() throws {
