@@ -14,7 +14,7 @@ static void *one(void *argument) {
   struct sched_param parameter = {kinds[i].priority};
   // A control group may allow no real-time policies.
   given[i] = syscall(SYS_sched_setscheduler, tid, kinds[i].policy, &parameter) == 0;
-  if (kinds[i].nice) MUST(setpriority(PRIO_PROCESS, tid, kinds[i].nice));
+  MUST(setpriority(PRIO_PROCESS, tid, kinds[i].nice));
   here((char[]){'t', '0' + i, 0});
   while (!go) nanosleep(&(struct timespec){0, MS}, 0);
   if (!given[i]) return 0;
