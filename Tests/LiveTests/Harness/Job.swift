@@ -95,7 +95,9 @@ final class Job {
 
   /// Restores the last dump, detached, and expects success.
   func restore(_ options: String...) throws {
-    let outcome = try tryRestore(options)
+    var outcome = try tryRestore(options)
+    // It has the PID where somebody else has set the number to go on from (ns_last_pid); it asks to be started again.
+    if outcome.code == 1, outcome.errors.contains("is swift-restore's own") { outcome = try tryRestore(options) }
     guard outcome.code == 0 else {
       throw LiveFailure("restore exits \(outcome.code): \(outcome.errors)\(logTail("restore.log"))")
     }
