@@ -52,7 +52,7 @@ void   img__mnt_entry__free_unpacked
   assert(message->base.descriptor == &img__mnt_entry__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
-static const ProtobufCFieldDescriptor img__mnt_entry__field_descriptors[22] =
+static const ProtobufCFieldDescriptor img__mnt_entry__field_descriptors[23] =
 {
   {
     "fstype",
@@ -318,8 +318,21 @@ static const ProtobufCFieldDescriptor img__mnt_entry__field_descriptors[22] =
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "content_root",
+    1004,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_STRING,
+    0,   /* quantifier_offset */
+    offsetof(Img__MntEntry, content_root),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned img__mnt_entry__field_indices_by_name[] = {
+  22,   /* field[22] = content_root */
   15,   /* field[15] = deleted */
   17,   /* field[17] = ext_key */
   12,   /* field[12] = ext_mount */
@@ -347,7 +360,7 @@ static const ProtobufCIntRange img__mnt_entry__number_ranges[2 + 1] =
 {
   { 1, 0 },
   { 1000, 18 },
-  { 0, 22 }
+  { 0, 23 }
 };
 const ProtobufCMessageDescriptor img__mnt_entry__descriptor =
 {
@@ -357,7 +370,7 @@ const ProtobufCMessageDescriptor img__mnt_entry__descriptor =
   "Img__MntEntry",
   "img",
   sizeof(Img__MntEntry),
-  22,
+  23,
   img__mnt_entry__field_descriptors,
   img__mnt_entry__field_indices_by_name,
   2,  img__mnt_entry__number_ranges,

@@ -76,6 +76,21 @@ public enum FileSystem {
       at: directory, path, O_PATH | O_NOFOLLOW, resolving: [.noMountCrossing, .noLinks, .beneath])
   }
 
+  /// Makes a directory with all that lead to it, below another one that nobody else changes: a descriptor of it. A path that leads out
+  /// is `EXDEV`.
+  public static func makeFolders(_ path: [UInt8], in directory: Int32) throws(Errno) -> Descriptor {
+    var place = try self.place(in: directory, [])
+    for name in path.split(separator: UInt8(ascii: "/")) {
+      if name.elementsEqual(".".utf8) || name.elementsEqual("..".utf8) { throw Errno(rawValue: EXDEV) }
+      let result = (Array(name) + [0]).withUnsafeBytes {
+        cl_syscall(Int(__NR_mkdirat), Int(place.rawValue), Int(bitPattern: $0.baseAddress), 0o755, 0, 0, 0)
+      }
+      if result < 0, result != -Int(EEXIST) { throw Errno(rawValue: Int32(-result)) }
+      place = try self.place(in: place.rawValue, Array(name))
+    }
+    return place
+  }
+
   /// FSCONFIG_SET_FLAG 0, FSCONFIG_SET_STRING 1.
   private static func configure(_ context: Int32, _ key: String, _ value: String?) throws(Errno) {
     let result = key.withCString { key in

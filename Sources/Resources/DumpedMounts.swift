@@ -11,7 +11,7 @@ public final class DumpedMounts {
   let own: [Mount]
   private let ownByID: [Int32: Mount]
   private(set) var namespaces: [UInt32: Mounts] = [:]
-  private let wholes = WholeFileSystems()
+  private let uncovered = UncoveredMounts()
   /// `/proc`, which need not be there in another namespace.
   private let proc: Descriptor
 
@@ -66,9 +66,9 @@ public final class DumpedMounts {
   /// The mounts that the tracer sees where it is.
   func listHere() throws(Errno) -> [Mount] { try Self.read(proc.rawValue) }
 
-  /// A descriptor of a mount of all of a file system that a tree has of its own; `nil` if it cannot be reached.
-  func whole(_ device: UInt32, in namespaces: [DumpedNamespace]) throws(Failure) -> Int32? {
-    try wholes.mount(of: device, in: namespaces, self)
+  /// A descriptor of a mount of a directory of a file system that a tree has of its own; `nil` if it cannot be reached.
+  func content(_ device: UInt32, _ root: [UInt8], in namespaces: [DumpedNamespace]) throws(Failure) -> Int32? {
+    try uncovered.mount(of: .init(device: device, root: root), in: namespaces, self)
   }
 
   func list(_ namespace: DumpedNamespace) -> [Mount] { namespaces[namespace.id]?.list ?? [] }
@@ -139,7 +139,12 @@ extension NamespaceTable {
   /// Whether a file that was opened through a mount that is gone, or nobody's, is the one that the tracer finds at the same path.
   func isReached(_ file: DumpedFile) -> Bool {
     let found = try? fstat(of: file.link)
-    return found.map { $0.st_dev == file.stat.st_dev && $0.st_ino == file.stat.st_ino } ?? false
+    guard let found else { return false }
+    // Whichever file it is, a memory device is the same: /dev/null of a container that the tree was started from.
+    if file.format == S_IFCHR, deviceNumber(UInt64(file.stat.st_rdev)).major == 1 {
+      return found.st_mode & S_IFMT == S_IFCHR && found.st_rdev == file.stat.st_rdev
+    }
+    return found.st_dev == file.stat.st_dev && found.st_ino == file.stat.st_ino
   }
 
   /// Why the directories of tasks cannot be opened again.

@@ -14,9 +14,10 @@ public enum OwnFileSystem: String {
   func objection(_ mount: Mount, _ table: NamespaceTable) throws(Failure) -> String? {
     switch self {
     case .tmpfs:
-      return try table.whole(of: mount) == nil ? Self.partial : nil
+      guard let root = table.top(of: mount) else { return "the tree has several parts of its file system, and not all of it (mount)" }
+      return try table.content(of: mount, root) == nil ? Self.unreachable : nil
     case .proc:
-      guard let whole = try table.whole(of: mount) else { return Self.partial }
+      guard table.top(of: mount) == Self.all, let whole = try table.content(of: mount, Self.all) else { return Self.unreachable }
       return table.pidNamespace(shownBy: whole) == nil
         ? "it shows the processes of a PID namespace that is not the tree's (pid-ns)" : nil
     case .mqueue:
@@ -27,18 +28,21 @@ public enum OwnFileSystem: String {
     }
   }
 
-  private static let partial = "all of its file system is nowhere in the tree, or where it cannot be uncovered (mount)"
+  private static let all = [UInt8(ascii: "/")]
+  private static let unreachable = "all of its file system is nowhere in the tree, or where it cannot be uncovered (mount)"
 
   /// Records what is in it, once for each file system.
   func record(_ mount: Mount, _ dump: DumpContext, _ entry: inout MntEntry) throws(Failure) {
     guard let table = dump.namespaces else { return }
     switch self {
     case .tmpfs:
-      guard let whole = try table.whole(of: mount), dump.fileSystems.insert(mount.device).inserted else { return }
+      let root = table.top(of: mount) ?? Self.all
+      if root != Self.all { entry.contentRoot = root }
+      guard let content = try table.content(of: mount, root), dump.fileSystems.insert(mount.device).inserted else { return }
       let image = try asFailure { () throws(ImageError) in try dump.directory.create(.tmpfsDev(mount.device)) }
       let file = Descriptor(image.rawValue)
-      try Archive.create(of: whole, to: file.rawValue)
-    case .proc: entry.pidNsId = try table.whole(of: mount).flatMap { table.pidNamespace(shownBy: $0) }
+      try Archive.create(of: content, to: file.rawValue)
+    case .proc: entry.pidNsId = try table.content(of: mount, Self.all).flatMap { table.pidNamespace(shownBy: $0) }
     case .mqueue: entry.ipcNsId = try table.ipcNamespace(shownBy: mount)
     case .sysfs, .devpts: break
     }
@@ -54,7 +58,10 @@ public enum OwnFileSystem: String {
     if self == .tmpfs, restore.directory.contains(.tmpfsDev(entry.rootDev)) {
       let image = try asFailure { () throws(ImageError) in try restore.directory.open(.tmpfsDev(entry.rootDev)) }
       let file = Descriptor(image.rawValue)
-      try Archive.extract(file.rawValue, into: mount.rawValue)
+      let place = try about("making \(entry.contentRoot?.text ?? "/") in it") { () throws(Errno) in
+        try FileSystem.makeFolders(entry.contentRoot ?? [], in: mount.rawValue)
+      }
+      try Archive.extract(file.rawValue, into: place.rawValue)
     }
     if entry.sbFlags ?? 0 & 1 != 0 {
       try about("making it read-only") { () throws(Errno) in try FileSystem.makeReadOnly(mount.rawValue) }
@@ -64,8 +71,16 @@ public enum OwnFileSystem: String {
 }
 
 extension NamespaceTable {
-  fileprivate func whole(of mount: Mount) throws(Failure) -> Int32? {
-    try mounts.whole(mount.device, in: namespaces.filter { $0.kind == MountNamespace.self })
+  /// The directory of a mount's file system that all of the tree's mounts of it lie in: mostly its root. `nil`: there is none.
+  fileprivate func top(of mount: Mount) -> [UInt8]? {
+    let roots = namespaces.flatMap { mounts.list($0) }.filter { $0.device == mount.device }.map(\.root)
+    let top = roots.min { $0.count < $1.count }
+    return top.flatMap { top in roots.allSatisfy { Mount.remainder(of: $0, below: top) != nil } ? top : nil }
+  }
+
+  /// A descriptor of a mount of that directory that is nowhere; `nil` if there is none that can be reached.
+  fileprivate func content(of mount: Mount, _ root: [UInt8]) throws(Failure) -> Int32? {
+    try mounts.content(mount.device, root, in: namespaces.filter { $0.kind == MountNamespace.self })
   }
 
   /// Whose processes a proc shows: the init of a PID namespace has the number 1 in it.

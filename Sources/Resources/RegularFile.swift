@@ -123,7 +123,11 @@ public enum RegularFile: FileKind {
   private static func confirmFolder(of path: [UInt8], _ subject: String, _ restore: RestoreContext) throws(Failure) {
     let folder = Array(path[..<(path.lastIndex(of: UInt8(ascii: "/")) ?? 0)])
     guard restore.confirmedFolders.insert(folder).inserted, !folder.isEmpty else { return }
-    _ = try about(subject) { () throws(Failure) in try RecordedPath(path: folder).open(O_PATH) }
+    do throws(Failure) {
+      _ = try RecordedPath(path: folder).open(O_PATH)
+    } catch {
+      throw error.of(subject).advised("The tree needs it where it was at the dump; put it back.")
+    }
   }
 
   private static let changedAdvice =

@@ -61,6 +61,52 @@ extension Live {
       #expect(lines.dropFirst() == ["[1]+ Running sleep 1000 &", "143", "kept", "kept"], "\(text)")
     }
 
+    /// A container with a root of its own, in a file system or only a directory of another container's, comes back without that one.
+    @Test(arguments: ["tmpfs", "directory"]) func innerContainerComesBackAlone(_ root: String) throws {
+      let furnish = """
+        mkdir usr etc proc sys dev tmp old job; for l in bin lib lib64 sbin; do ln -s usr/$l $l; done
+        mount --bind /usr usr; mount --bind /etc etc; mount -t proc proc proc; mount -t sysfs -o ro sysfs sys; mount -t tmpfs dev dev
+        mknod dev/null c 1 3; mkdir dev/pts dev/mqueue; mount -t devpts -o newinstance devpts dev/pts; mount -t mqueue mqueue dev/mqueue
+        """
+      let outer = """
+        set -e; mount --make-rprivate /; mount -t tmpfs root root; cd root; mkdir inner
+        \(furnish); mount --bind .. job; pivot_root . old; umount -l /old
+        setsid unshare -p -f -m -u -i setsid bash /job/inner </dev/null & exec sleep 1000
+        """
+      let inner = """
+        set -e; cd /; mount \(root == "tmpfs" ? "-t tmpfs root" : "--bind inner") inner; cd /inner
+        \(furnish); mount --bind /job job; mount --bind dev/null proc/version; hostname box; echo kept >tmp/kept
+        pivot_root . old; umount -l /old; cd /tmp; exec bash /job/program </dev/null >/job/out 2>&1
+        """
+      let program = """
+        list() { cut -d" " -f4- /proc/self/mountinfo | sort; }; list >/tmp/before; exec 5</tmp/kept 6</etc/hostname
+        touch /job/ready; until [ -e /job/go ]; do sleep 0.05; done
+        list | cmp - /tmp/before && echo $$ $(hostname) $(cat <&5) $(pwd) $(cat /proc/version | wc -c) $(list | wc -l)
+        sleep 0 & wait $! && echo forks; touch /job/done
+        """
+      try Job.run(
+        ["unshare", "-p", "-f", "-m", "-u", "-i", "setsid", "bash", "./outer"], named: "inner",
+        prepare: { folder in
+          for name in ["root", "images.0"] { mkdir("\(folder)/\(name)", 0o700) }
+          for (name, text) in [("outer", outer), ("inner", inner), ("program", program)] {
+            try Files.write(text, to: "\(folder)/\(name)")
+          }
+        }
+      ) { job in
+        try job.waitFor("ready")
+        // The outermost unshare, the outer container, the inner unshare, the inner container.
+        let pid = Processes.tree(of: job.pid)[3]
+        let dump = try Tool.run(["dump", "-t", "\(pid)", "-D", job.images])
+        try #require(dump.code == 0, "\(dump.errors)")
+        try job.killTree()
+        let restore = try Tool.run(["restore", "-D", job.images, "-d", "--new-pid-namespace"])
+        try #require(restore.code == 0, "\(restore.errors)")
+        try Files.write("", to: job.path("go"))
+        try job.waitFor("done")
+        #expect(try job.text("out") == "1 box kept /tmp 0 10\nforks\n")
+      }
+    }
+
     /// With the proc of another PID namespace no process would be found, or a wrong one.
     @Test(arguments: ["-p", "-m"]) func wrongProcIsNamed(_ entered: String) throws {
       try inStack { job in

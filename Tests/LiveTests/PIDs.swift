@@ -81,8 +81,8 @@ extension Live {
           #expect(outcome.code == 1 && outcome.errors.contains("33 levels"), "\(outcome.errors)")
           options = ["--pid-method", "ns-last-pid", "--pid-retries", "100"]
         }
-        let outcome = try job.tryRestore(options)
-        if outcome.code == 1, outcome.errors.contains("has it") || outcome.errors.contains("EEXIST"), !isLast { return false }
+        let outcome = try restore(job, options)
+        if Self.isTaken(outcome), !isLast { return false }
         try #require(outcome.code == 0, "\(outcome.errors)")
         #expect(LiveTree(of: job.pid) == before)
         return true
@@ -256,7 +256,7 @@ extension Live {
         let session = try hold(last - 1, "set -m; tail -f /dev/null & echo $! >member", job)
         defer { end(session) }
         for method in ["clone3", "ns-last-pid"] {
-          let outcome = try job.tryRestore(["--pid-method", method])
+          let outcome = try restore(job, ["--pid-method", method])
           try #require(outcome.code == 0, "\(outcome.errors)")
           #expect(LiveTree(of: job.pid) == before)
           try job.killTree()
@@ -288,6 +288,21 @@ extension Live {
     }
 
     // MARK: Parts
+
+    /// Others on the machine may have one of the PIDs for a while.
+    private func restore(_ job: Job, _ options: [String]) throws -> Tool.Outcome {
+      var outcome: Tool.Outcome?
+      _ = try Processes.poll(10) {
+        outcome = try job.tryRestore(options)
+        return outcome.map { !Self.isTaken($0) } ?? true
+      }
+      return try #require(outcome)
+    }
+
+    private static func isTaken(_ outcome: Tool.Outcome) -> Bool {
+      outcome.code == 1 && (outcome.errors.contains("has it") || outcome.errors.contains("EEXIST"))
+        && !outcome.errors.contains("process tail")
+    }
 
     private func parent(of pid: pid_t) -> pid_t {
       let stat = Files.text("/proc/\(pid)/stat") ?? ""

@@ -145,10 +145,14 @@ struct  Img__MntEntry
    */
   protobuf_c_boolean has_ipc_ns_id;
   uint32_t ipc_ns_id;
+  /*
+   * @bytes tmpfs: the directory whose content the image has; absent: all of it.
+   */
+  char *content_root;
 };
 #define IMG__MNT_ENTRY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&img__mnt_entry__descriptor) \
-    , 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0, NULL, 0, 0, NULL, 0, 0, 0, 0 }
+    , 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, 0, 0, 0, 0, 0, NULL, 0, 0, NULL, 0, 0, 0, 0, NULL }
 
 
 /* Img__MntEntry methods */

@@ -105,6 +105,8 @@ public struct MntEntry: ImageMessage {
   public var pidNsId: UInt32?
   /// mqueue: whose queues it shows.
   public var ipcNsId: UInt32?
+  /// tmpfs: the directory whose content the image has; absent: all of it.
+  public var contentRoot: [UInt8]?
 
   public init() {}
   public init(decoding bytes: RawSpan, in arena: borrowing ImageArena) throws(ImageError) {
@@ -143,6 +145,7 @@ extension MntEntry: CMessage {
     outerPath = raise(c.pointee.outer_path)
     pidNsId = c.pointee.has_pid_ns_id != 0 ? c.pointee.pid_ns_id : nil
     ipcNsId = c.pointee.has_ipc_ns_id != 0 ? c.pointee.ipc_ns_id : nil
+    contentRoot = raise(c.pointee.content_root)
   }
 
   func lower(to c: UnsafeMutablePointer<Img__MntEntry>, in arena: borrowing ImageArena) {
@@ -204,6 +207,9 @@ extension MntEntry: CMessage {
     if let ipcNsId {
       c.pointee.has_ipc_ns_id = 1
       c.pointee.ipc_ns_id = ipcNsId
+    }
+    if let contentRoot {
+      c.pointee.content_root = arena.lower(contentRoot)
     }
   }
 }
