@@ -12,6 +12,8 @@ public final class DumpedMounts {
   private let ownByID: [Int32: Mount]
   private(set) var namespaces: [UInt32: Mounts] = [:]
   private let uncovered = UncoveredMounts()
+  /// Mounts of namespaces that are not the tree's, and which of the tree's have the same files at the same places.
+  private var substitutes: [Int32: Int32] = [:]
   /// `/proc`, which need not be there in another namespace.
   private let proc: Descriptor
 
@@ -82,12 +84,24 @@ public final class DumpedMounts {
   /// Where a file is that was opened through a mount; `nil` if no namespace of the tree has that mount.
   func place(_ mount: Int32, in table: NamespaceTable) -> Place? {
     if let mount = ownByID[mount] { return Place(namespace: nil, mount: mount, prefix: "") }
+    let mount = substitutes[mount] ?? mount
     for namespace in table.namespaces {
       if let found = namespaces[namespace.id]?.list.first(where: { $0.id == mount }) {
         return Place(namespace: namespace, mount: found, prefix: reach([], in: namespace), root: namespaces[namespace.id]?.root)
       }
     }
     return nil
+  }
+
+  /// Takes a mount of a namespace for one that is not the tree's, if it has the file at the same path.
+  func substitute(_ mount: Int32, of file: DumpedFile, in namespace: DumpedNamespace) -> Bool {
+    let path = reach(file.link, in: namespace)
+    guard let found = try? fstat(at: AT_FDCWD, path, followLinks: false), found.st_dev == file.stat.st_dev,
+      found.st_ino == file.stat.st_ino, let id = try? mountID(at: AT_FDCWD, path, followLinks: false),
+      list(namespace).contains(where: { $0.id == id })
+    else { return false }
+    substitutes[mount] = id
+    return true
   }
 
   /// Whether the tracer has a file system mounted, too.
@@ -126,7 +140,8 @@ extension NamespaceTable {
       if file.pid != task.pid { return nil }
       guard kind == RegularFile.self || kind == Fifo.self || kind == Terminal.self else { return nil }
       guard let place = mounts.place(file.info.mountID, in: self) else {
-        return isReached(file) ? nil : "\(file.description): a file on a mount that is in no namespace of the tree (mount)"
+        return isReached(file) || isShared(file, with: task)
+          ? nil : "\(file.description): a file on a mount that is in no namespace of the tree (mount)"
       }
       guard place.namespace != nil else { return nil }
       if kind == Terminal.self, !mounts.isOuter(place.mount) {
@@ -145,6 +160,11 @@ extension NamespaceTable {
       return found.st_mode & S_IFMT == S_IFCHR && found.st_rdev == file.stat.st_rdev
     }
     return found.st_dev == file.stat.st_dev && found.st_ino == file.stat.st_ino
+  }
+
+  /// Whether a file that was opened in a namespace that is not the tree's is at the same path in that of the task, which was copied from it.
+  func isShared(_ file: DumpedFile, with task: DumpedTask) -> Bool {
+    task.namespace(MountNamespace.self).map { mounts.substitute(file.info.mountID, of: file, in: $0) } ?? false
   }
 
   /// Why the directories of tasks cannot be opened again.

@@ -97,7 +97,9 @@ public struct DumpedFile {
     info.mountID = try about("its mount: statx") { () throws(Errno) in
       try mountID(at: task.directory.rawValue, procPath)
     }
-    if !isAnonymous, !link.starts(with: "/memfd:".utf8), table.place(of: self) == nil, !table.isReached(self) {
+    if !isAnonymous, !link.starts(with: "/memfd:".utf8), table.place(of: self) == nil, !table.isReached(self),
+      !table.isShared(self, with: task)
+    {
       throw Failure("\(description): a file on a mount that is in no namespace of the tree (mount)")
     }
   }

@@ -107,6 +107,35 @@ extension Live {
       }
     }
 
+    /// Where a shell writes to was opened in the namespace around its own, in a file system that both have and the machine has not.
+    @Test func filesOfTheNamespaceAroundComeBack() throws {
+      let outer = """
+        mount -t tmpfs around place
+        unshare -m setsid sh -c 'echo before; echo >ready; read line; echo $line; read line' 0<>input >place/out 2>&1 & exec sleep 1000
+        """
+      try Job.run(
+        ["unshare", "-m", "sh", "./outer"], named: "around",
+        prepare: { folder in
+          for name in ["place", "images.0"] { mkdir("\(folder)/\(name)", 0o700) }
+          mkfifo(folder + "/input", 0o600)
+          try Files.write(outer, to: folder + "/outer")
+        }
+      ) { job in
+        try job.waitFor("ready")
+        let pid = Processes.tree(of: job.pid)[1]
+        let dump = try Tool.run(["dump", "-t", "\(pid)", "-D", job.images])
+        try #require(dump.code == 0, "\(dump.errors)")
+        try job.killTree()
+        let restore = try Tool.run(["restore", "-D", job.images, "-d"])
+        try #require(restore.code == 0, "\(restore.errors)")
+        try Files.write("after\n", to: job.path("input"))
+        let out = "/proc/\(pid)/root\(job.path("place/out"))"
+        _ = Processes.poll(10) { Files.text(out)?.hasSuffix("after\n") ?? false }
+        #expect(Files.text(out) == "before\nafter\n")
+        try Files.write("end\n", to: job.path("input"))
+      }
+    }
+
     /// With the proc of another PID namespace no process would be found, or a wrong one.
     @Test(arguments: ["-p", "-m"]) func wrongProcIsNamed(_ entered: String) throws {
       try inStack { job in
