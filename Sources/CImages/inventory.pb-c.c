@@ -244,7 +244,7 @@ const ProtobufCMessageDescriptor img__plugins_entry__descriptor =
   (ProtobufCMessageInit) img__plugins_entry__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor img__inventory_entry__field_descriptors[15] =
+static const ProtobufCFieldDescriptor img__inventory_entry__field_descriptors[16] =
 {
   {
     "img_version",
@@ -426,6 +426,18 @@ static const ProtobufCFieldDescriptor img__inventory_entry__field_descriptors[15
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "own_xxh3",
+    1002,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_FIXED64,
+    offsetof(Img__InventoryEntry, has_own_xxh3),
+    offsetof(Img__InventoryEntry, own_xxh3),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned img__inventory_entry__field_indices_by_name[] = {
   12,   /* field[12] = allow_uprobes */
@@ -437,6 +449,7 @@ static const unsigned img__inventory_entry__field_indices_by_name[] = {
   5,   /* field[5] = lsmtype */
   9,   /* field[9] = network_lock_method */
   3,   /* field[3] = ns_per_id */
+  15,   /* field[15] = own_xxh3 */
   10,   /* field[10] = plugins_entry */
   7,   /* field[7] = pre_dump_mode */
   4,   /* field[4] = root_cg_set */
@@ -449,7 +462,7 @@ static const ProtobufCIntRange img__inventory_entry__number_ranges[3 + 1] =
   { 1, 0 },
   { 8, 6 },
   { 1000, 13 },
-  { 0, 15 }
+  { 0, 16 }
 };
 const ProtobufCMessageDescriptor img__inventory_entry__descriptor =
 {
@@ -459,7 +472,7 @@ const ProtobufCMessageDescriptor img__inventory_entry__descriptor =
   "Img__InventoryEntry",
   "img",
   sizeof(Img__InventoryEntry),
-  15,
+  16,
   img__inventory_entry__field_descriptors,
   img__inventory_entry__field_indices_by_name,
   3,  img__inventory_entry__number_ranges,

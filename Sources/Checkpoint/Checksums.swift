@@ -88,9 +88,45 @@ extension ImageDirectory {
   }
 }
 
+extension ImageBuffer {
+  /// Ends an inventory, whose last field is `own_xxh3`, with the checksum of all that is before it.
+  mutating func sealInventory() {
+    let bytes = unsafeBytes
+    guard bytes.count > Self.sealBytes else { return }
+    replaceLast(cxx_hash(bytes.baseAddress, bytes.count - Self.sealBytes))
+  }
+
+  /// A fixed64, at the end because its field's number is the highest.
+  static var sealBytes: Int { 8 }
+}
+
 // MARK: - At a restore
 
 extension ImageDirectory {
+  /// Whether the inventory itself is what was written. One with checksums of others has its own.
+  public func verify(_ inventory: InventoryEntry) throws(ImageError) {
+    guard let expected = inventory.ownXxh3 else {
+      if inventory.imageChecksum.isEmpty { return }
+      throw ImageError(file: ImageFile.inventory.fileName, .wrongChecksum)
+    }
+    let name = ImageFile.inventory.fileName
+    let file = try openOwned(name)
+    do {
+      let size = try SystemCalls.size(file.value)
+      let whole = UnsafeMutableRawBufferPointer.allocate(byteCount: size, alignment: 8)
+      defer { whole.deallocate() }
+      let count = try SystemCalls.pread(file.value, into: whole, at: 0)
+      let hash = cxx_hash(whole.baseAddress, max(count - ImageBuffer.sealBytes, 0))
+      if hash == expected { return }
+    } catch {
+      throw ImageError(file: name, .system(call: "read", error))
+    }
+    throw ImageError(file: name, .wrongChecksum)
+  }
+
+  /// Whether the inventory says something of a file, so that it has to be there.
+  public func expects(_ file: ImageFile) -> Bool { noted[file.fileName] != nil }
+
   /// From here on every image that is opened to be read must be as the inventory has it, where that says something of it.
   public func expect(_ list: [ImageChecksumEntry]) throws(ImageError) {
     var expected: [String: Checksums.Entry] = [:]

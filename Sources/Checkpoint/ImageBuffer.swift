@@ -40,6 +40,11 @@ public struct ImageBuffer: ~Copyable {
     room(for: 4).storeBytes(of: number.littleEndian, as: UInt32.self)
   }
 
+  /// Puts a number in the place of the last eight bytes.
+  mutating func replaceLast(_ number: UInt64) {
+    memory.storeBytes(of: number.littleEndian, toByteOffset: count - 8, as: UInt64.self)
+  }
+
   /// Appends an entry of an image: the length, then the message.
   public mutating func append(entry message: some ImageMessage) {
     let position = count

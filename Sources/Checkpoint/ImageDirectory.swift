@@ -147,7 +147,10 @@ extension ImageDirectory {
     let name = ImageFile.inventory.fileName
     let temporary = name + ".new"
     buffer.start(.inventory)
+    var inventory = inventory
+    inventory.ownXxh3 = 0
     buffer.append(entry: inventory)
+    buffer.sealInventory()
     do throws(ImageError) {
       try writeWhole(buffer, to: temporary, sync: sync)
       do {

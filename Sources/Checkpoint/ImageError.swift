@@ -51,7 +51,7 @@ extension ImageError.Problem: CustomStringConvertible {
       "claims to be \(length) bytes long, \(limit) is the most there can be"
     case .malformed(let message, let detail): "not a \(message): \(detail)"
     case .wrongSize(let found, let expected): "has \(found) bytes, \(expected) were written"
-    case .wrongChecksum: "is damaged: its checksum is not the one that inventory.img has"
+    case .wrongChecksum: "is damaged: its checksum is not the one in inventory.img"
     case .missing(let message): "there is no \(message) in it"
     }
   }

@@ -109,6 +109,18 @@ public final class RestoreContext {
     users[id] = 1
   }
 
+  /// Whether everything in files.img has somebody who has it open. What refers to it was lost otherwise: images of other tools have no
+  /// checksums, and the list of a task's descriptors can be cut short between two of them.
+  public func checkUsers() throws(Failure) {
+    var named = Set(remaps.values.filter { $0.remapType ?? .linked == .linked }.map(\.remapId))
+    // A named pipe's path is in an entry of its own.
+    for case let fifo? in files.values.lazy.map(\.fifo) { named.insert(fifo.regfId ?? fifo.id) }
+    guard let lost = files.values.first(where: { users[$0.id] == nil && !named.contains($0.id) }) else { return }
+    throw Failure(
+      "files.img: nobody refers to file \(lost.id), so that a list of those who do is not whole (fdinfo-, fs-, mm-)",
+      advice: "The images are damaged or incomplete; dump again.")
+  }
+
   /// Whether one descriptor refers to a description, or one mapping, and nothing else in the tree.
   func hasOneUser(_ id: UInt32) -> Bool { users[id] == 1 }
 

@@ -101,7 +101,8 @@ public final class RestoredTask {
       }
       if (entry.flags ?? 4) & 4 != 0 { total += entry.pageCount * 4096 }
     }
-    guard total <= size else {
+    // More bytes than that mean that the pagemap was cut short.
+    guard total == size else {
       throw Failure(
         "pages-\(pagesID).img has \(size) bytes, \(image) counts \(total)",
         advice: "The images are damaged or incomplete; dump again.")

@@ -21,7 +21,10 @@ struct LoadedCheckpoint {
       try directory.read(InventoryEntry.self, from: .inventory)
     }
     if options.verify {
-      try asFailure { () throws(ImageError) in try directory.expect(inventory.imageChecksum) }
+      try asFailure { () throws(ImageError) in
+        try directory.verify(inventory)
+        try directory.expect(inventory.imageChecksum)
+      }
       if options.verifyMemory { try Self.refuse(directory.damage(memory: true)) }
     }
     guard inventory.imgVersion == 1 || inventory.imgVersion == 2 else {
@@ -46,7 +49,10 @@ struct LoadedCheckpoint {
     let inventory = try asFailure { () throws(ImageError) in
       try directory.read(InventoryEntry.self, from: .inventory)
     }
-    try asFailure { () throws(ImageError) in try directory.expect(inventory.imageChecksum) }
+    try asFailure { () throws(ImageError) in
+      try directory.verify(inventory)
+      try directory.expect(inventory.imageChecksum)
+    }
     try refuse(directory.damage(memory: true))
   }
 
@@ -84,11 +90,11 @@ struct LoadedCheckpoint {
     for terminal in try restore.all(TtyInfoEntry.self, .ttyInfo, optional: true) {
       restore.terminals[terminal.id] = terminal
     }
-    if let seccomp = try restore.all(SeccompEntry.self, .seccomp, optional: true).first {
+    if let seccomp = try restore.all(SeccompEntry.self, .seccomp, optional: true, isOne: true).first {
       restore.seccomp = seccomp
     }
     // Nothing of it is needed here, but a damaged one says that the rest may be too.
-    _ = try restore.all(TimensEntry.self, .timens(0), optional: true)
+    _ = try restore.all(TimensEntry.self, .timens(0), optional: true, isOne: true)
     restore.pipeData = try pipeData(.pipesData, restore)
     restore.fifoData = try pipeData(.fifoData, restore)
   }
@@ -97,7 +103,7 @@ struct LoadedCheckpoint {
     PipeDataEntry, [UInt8]
   )] {
     var data: [UInt32: (PipeDataEntry, [UInt8])] = [:]
-    guard restore.directory.contains(file) else { return data }
+    guard restore.directory.contains(file) || restore.directory.expects(file) else { return data }
     do {
       var image = try ImageReader(file, in: restore.directory)
       while let entry = try image.next(PipeDataEntry.self) {
@@ -164,7 +170,7 @@ struct LoadedCheckpoint {
       return (RestoredTask(pid: entry.pid, core: image, ids: TaskKobjIdsEntry()), [image])
     }
     // Today's writers say it twice; what is there has to be whole.
-    let apart = try restore.all(TaskKobjIdsEntry.self, .ids(entry.pid), optional: core.ids != nil).first
+    let apart = try restore.all(TaskKobjIdsEntry.self, .ids(entry.pid), optional: core.ids != nil, isOne: true).first
     guard let ids = core.ids ?? apart else { throw Failure("ids-\(entry.pid).img is empty") }
     let task = RestoredTask(pid: entry.pid, core: CoreImage(core), ids: ids)
     task.memory = try restore.one(MmEntry.self, .mm(entry.pid))
@@ -172,8 +178,8 @@ struct LoadedCheckpoint {
       share(previous.memory.vmas, with: &task.memory.vmas)
       share(previous.memory.mmSavedAuxv, with: &task.memory.mmSavedAuxv)
     }
-    task.fs = try restore.all(FsEntry.self, .fs(entry.pid), optional: true).first
-    task.descriptors = try restore.all(FdinfoEntry.self, .fdinfo(ids.filesId), optional: true)
+    task.fs = try restore.one(FsEntry.self, .fs(entry.pid))
+    task.descriptors = try restore.all(FdinfoEntry.self, .fdinfo(ids.filesId))
     if let previous { share(previous.descriptors, with: &task.descriptors) }
     try readPagemap(task, like: previous, restore)
     let cores = [task.image] + (try readCores(entry.threads.filter { $0 != entry.pid }, like: task.image, restore, companion))
@@ -236,12 +242,12 @@ extension RestoreContext {
     try asFailure { () throws(ImageError) in try directory.read(type, from: file) }
   }
 
-  /// All entries of an image; none if it is optional and not there.
-  func all<M: ImageMessage>(_ type: M.Type, _ file: ImageFile, optional: Bool = false) throws(Failure) -> [M] {
+  /// All entries of an image; none if it is optional and not there. `isOne`: where it is there, it has an entry.
+  func all<M: ImageMessage>(_ type: M.Type, _ file: ImageFile, optional: Bool = false, isOne: Bool = false) throws(Failure) -> [M] {
     do throws(ImageError) {
-      return try directory.readAll(type, from: file)
+      return isOne ? [try directory.read(type, from: file)] : try directory.readAll(type, from: file)
     } catch {
-      if optional, case .system(call: "open", .noSuchFileOrDirectory) = error.problem { return [] }
+      if optional, case .system(call: "open", .noSuchFileOrDirectory) = error.problem, !directory.expects(file) { return [] }
       throw Failure(error)
     }
   }

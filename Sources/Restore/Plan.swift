@@ -134,6 +134,7 @@ public struct Plan {
         restore.sharedMemorySizes[vma.shmid] = max(restore.sharedMemorySizes[vma.shmid] ?? 0, end)
       }
     }
+    try restore.checkUsers()
   }
 
   /// The number of a task's leader's slot.

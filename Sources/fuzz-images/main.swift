@@ -1,5 +1,8 @@
 // Reads and plans spoiled image sets: fuzz-images COUNT FIRST-SEED FOLDER...
 //
+// `every` or `every-verified` in the place of the two numbers tries every small damage (Damage): with their checksums compared, all must
+// be refused, and without, those that can be seen.
+//
 // Each input follows from its seed. It is tried in a child process, so that a crash (a trap of Swift's too), a hang of ten seconds or
 // more than 256 MiB of memory is told with its seed, and the input kept. So is an error that names no image or gives no advice, but for
 // the input. Exit status 1 if there was any.
@@ -39,7 +42,11 @@ struct Sample {
   }
 }
 
-func write(_ bytes: [UInt8], to path: String) throws(Failure) {
+func write(_ bytes: [UInt8]?, to path: String) throws(Failure) {
+  guard let bytes else {
+    unlink(path)
+    return
+  }
   try about(path) { () throws(Errno) in
     let file = try Descriptor.open(path, O_WRONLY | O_CREAT | O_TRUNC, mode: 0o600)
     let written = bytes.withUnsafeBytes {
@@ -49,12 +56,21 @@ func write(_ bytes: [UInt8], to path: String) throws(Failure) {
   }
 }
 
+enum Mode {
+  case random
+  case every([Damage], verified: Bool)
+}
+
 /// Which files of which sample a seed spoils, and how.
-func input(_ seed: UInt64, _ samples: [Sample]) -> (sample: Int, files: [(name: String, bytes: [UInt8])]) {
+func input(_ seed: UInt64, _ samples: [Sample], _ mode: Mode) -> (sample: Int, files: [(name: String, bytes: [UInt8]?)]) {
+  if case .every(let damages, _) = mode {
+    let damage = damages[Int(seed)]
+    return (damage.sample, [damage.applied(to: samples)])
+  }
   var mutation = Mutation(random: SplitMix64(seed: seed))
   let sample = Int.random(in: 0..<samples.count, using: &mutation.random)
   let images = samples[sample].files.filter { !$0.name.hasPrefix("pages-") }
-  var files: [(name: String, bytes: [UInt8])] = []
+  var files: [(name: String, bytes: [UInt8]?)] = []
   for _ in 0...Int.random(in: 0..<2, using: &mutation.random) {
     guard let file = images.randomElement(using: &mutation.random), !files.contains(where: { $0.name == file.name }) else { continue }
     files.append((file.name, mutation.apply(to: file.bytes, headerWords: file.name == "inventory.img" ? 1 : 2)))
@@ -71,7 +87,9 @@ func watch(seconds: Int) {
 }
 
 /// Tries inputs until the last, or until one ends the process. `current` is shared with the parent.
-func work(_ seeds: Range<UInt64>, _ samples: [Sample], _ scratch: String, _ current: UnsafeMutablePointer<UInt64>) throws(Failure) {
+func work(_ seeds: Range<UInt64>, _ samples: [Sample], _ mode: Mode, _ scratch: String, _ current: UnsafeMutablePointer<UInt64>)
+  throws(Failure)
+{
   var limit = rlimit(rlim_cur: 0, rlim_max: 0)
   let buffer = ReadBuffer()
   let pages = try about("statm") { () throws(Errno) in
@@ -83,9 +101,10 @@ func work(_ seeds: Range<UInt64>, _ samples: [Sample], _ scratch: String, _ curr
   setrlimit(__rlimit_resource_t(9) /* RLIMIT_AS */, &limit)
   var options = RestoreOptions()
   options.verify = false
+  if case .every(_, true) = mode { options.verify = true }
   for seed in seeds {
     current[0] = seed
-    let (sample, files) = input(seed, samples)
+    let (sample, files) = input(seed, samples, mode)
     let folder = "\(scratch)/\(sample)"
     for file in files { try write(file.bytes, to: folder + "/" + file.name) }
     options.validateFiles = seed % 2 == 0
@@ -93,9 +112,16 @@ func work(_ seeds: Range<UInt64>, _ samples: [Sample], _ scratch: String, _ curr
     do throws(Failure) {
       _ = try Plan(options, images: folder)
       current[1] += 1
+      if case .every(let damages, let verified) = mode {
+        let damage = damages[Int(seed)]
+        if verified || damage.isVisible(in: samples) {
+          say("\(samples[sample].folder)/\(files[0].name): \(damage.kind): not noticed")
+          current[2] += 1
+        }
+      }
     } catch {
       // Who reads it must know where to look, and what to do.
-      if !error.cause.contains(".img") || error.advice.isEmpty {
+      if !error.cause.contains(".img") && !error.cause.hasPrefix("cannot be set back") || error.advice.isEmpty {
         say("seed \(seed): not said where, or what to do: \(error)")
         current[2] += 1
       }
@@ -110,11 +136,20 @@ func work(_ seeds: Range<UInt64>, _ samples: [Sample], _ scratch: String, _ curr
 
 func run() throws(Failure) -> Int32 {
   let arguments = CommandLine.arguments
-  guard arguments.count > 3, let count = UInt64(arguments[1]), let first = UInt64(arguments[2]) else {
-    throw Failure("usage: fuzz-images COUNT FIRST-SEED FOLDER...")
+  let isExhaustive = arguments.count > 2 && arguments[1].hasPrefix("every")
+  guard isExhaustive || arguments.count > 3, var count = UInt64(isExhaustive ? "0" : arguments[1]),
+    let first = UInt64(isExhaustive ? "0" : arguments[2])
+  else {
+    throw Failure("usage: fuzz-images COUNT FIRST-SEED FOLDER..., fuzz-images every|every-verified FOLDER...")
   }
   var samples: [Sample] = []
-  for folder in arguments.dropFirst(3) { samples.append(try Sample(folder)) }
+  for folder in arguments.dropFirst(isExhaustive ? 2 : 3) { samples.append(try Sample(folder)) }
+  var mode = Mode.random
+  if isExhaustive {
+    let damages = Damage.all(samples)
+    count = UInt64(damages.count)
+    mode = .every(damages, verified: arguments[1] == "every-verified")
+  }
   let scratch = "/dev/shm/fuzz-images.\(getpid())"
   mkdir(scratch, 0o700)
   func fill() throws(Failure) {
@@ -138,7 +173,7 @@ func run() throws(Failure) -> Int32 {
     let child = try about("clone") { () throws(Errno) in Int32(try syscall(__NR_clone, Int(SIGCHLD))) }
     if child == 0 {
       do throws(Failure) {
-        try work(next..<(first + count), samples, scratch, current)
+        try work(next..<(first + count), samples, mode, scratch, current)
         exit(0)
       } catch {
         say("seed \(current[0]): \(error)")
@@ -151,10 +186,10 @@ func run() throws(Failure) -> Int32 {
     bad += 1
     let kept = "/tmp/fuzz-images.\(current[0])"
     say("seed \(current[0]): ends with \(status & 0x7f == 0 ? "status \(status >> 8)" : "signal \(status & 0x7f)"); kept in \(kept)")
-    let (sample, files) = input(current[0], samples)
+    let (sample, files) = input(current[0], samples, mode)
     mkdir(kept, 0o700)
     for file in samples[sample].files {
-      try write(files.first { $0.name == file.name }?.bytes ?? file.bytes, to: kept + "/" + file.name)
+      try write(files.first { $0.name == file.name }.map(\.bytes) ?? file.bytes, to: kept + "/" + file.name)
     }
     next = current[0] + 1
     try fill()

@@ -35,18 +35,18 @@ extension Live {
       if let images { #expect(!Files.exists(images + "/inventory.img")) }
     }
 
-    private func refuseToDump(_ pid: pid_t, naming words: [String] = [], prefix: [String] = []) throws {
+    private func refuseToDump(_ pid: pid_t, naming words: [String], prefix: [String] = []) throws {
       let folder = try Files.makeTemporaryFolder("refused")
       defer { Files.remove(folder) }
       let outcome = try Tool.run(["dump", "-t", "\(pid)", "-D", folder], prefix: prefix)
-      expectRefusal(outcome, naming: words + ["\(pid)"], images: folder)
+      expectRefusal(outcome, naming: words, images: folder)
     }
 
     @Test func processThatDoesNotExist() throws {
       let pid = try Processes.start(
         ["true"], in: "/", output: "/dev/null", errors: "/dev/null", newSession: false)
       _ = Processes.wait(for: pid, seconds: 5)
-      try refuseToDump(pid)
+      try refuseToDump(pid, naming: ["\(pid)"])
     }
 
     @Test func zombie() throws {
@@ -54,7 +54,7 @@ extension Live {
         ["true"], in: "/", output: "/dev/null", errors: "/dev/null", newSession: true)
       defer { _ = Processes.wait(for: pid, seconds: 5) }
       _ = Processes.poll(5) { Processes.state(of: pid) == "Z" }
-      try refuseToDump(pid, naming: ["zombie"])
+      try refuseToDump(pid, naming: ["\(pid)", "zombie"])
     }
 
     private static let aKernelThread: pid_t? = Files.names("/proc").compactMap { pid_t($0) }.first { pid in
@@ -66,17 +66,18 @@ extension Live {
 
     @Test(.enabled(if: BadInput.aKernelThread != nil, "no kernel thread can be seen from this PID namespace"))
     func kernelThread() throws {
-      try refuseToDump(try #require(Self.aKernelThread), naming: ["kernel thread"])
+      let pid = try #require(Self.aKernelThread)
+      try refuseToDump(pid, naming: ["\(pid)", "kernel thread"])
     }
 
     @Test func ownAncestor() throws {
-      try refuseToDump(getpid(), naming: ["ancestor"])
+      try refuseToDump(getpid(), naming: ["\(getpid())", "ancestor"])
     }
 
     @Test func tracedProcess() throws {
       try LiveProgram(name: "fixtures/traced").run { job in
         let child = try #require(pid_t(try job.text("base.child")))
-        try refuseToDump(child, naming: ["traced"])
+        try refuseToDump(child, naming: ["\(child)", "traced"])
         // As a part of the tree too.
         expectRefusal(try job.tryDump(), naming: ["\(child)", "traced"], images: job.images)
       }
@@ -84,7 +85,10 @@ extension Live {
 
     @Test func processOfAnotherUserWithoutPrivilege() throws {
       try LiveProgram(name: "threads").run { job in
-        try refuseToDump(job.pid, prefix: ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"])
+        let user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        try refuseToDump(job.pid, naming: ["CAP_CHECKPOINT_RESTORE"], prefix: user)
+        let right = ["--inh-caps=+checkpoint_restore", "--ambient-caps=+checkpoint_restore"]
+        try refuseToDump(job.pid, naming: ["\(job.pid)", "EPERM"], prefix: user + right)
       }
     }
 
@@ -242,6 +246,21 @@ extension Live {
         unlink(job.images + "/inventory.img")
         expectRefusal(try job.tryRestore(), naming: ["inventory.img"])
         try job.expectNothingLeft()
+      }
+    }
+
+    /// Also those that a restore can do without: the inventory knows that they were there.
+    @Test func imagesThatAreGone() throws {
+      try withDumpedSleep { job in
+        for name in imageNames(job) {
+          let path = "\(job.images)/\(name)"
+          let whole = try #require(Files.bytes(path))
+          unlink(path)
+          expectRefusal(try job.tryRestore(), naming: [name])
+          try job.expectNothingLeft()
+          try Files.write(whole, to: path)
+        }
+        try job.restore()
       }
     }
 

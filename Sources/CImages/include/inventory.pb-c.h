@@ -140,10 +140,15 @@ struct  Img__InventoryEntry
    * The tool that wrote the images, with its version.
    */
   char *tool_version;
+  /*
+   * XXH3 of this file's bytes before these last eight.
+   */
+  protobuf_c_boolean has_own_xxh3;
+  uint64_t own_xxh3;
 };
 #define IMG__INVENTORY_ENTRY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&img__inventory_entry__descriptor) \
-    , 0, 0, 0, NULL, 0, 0, 0, 0, 0, IMG__LSMTYPE__NO_LSM, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0,NULL, NULL }
+    , 0, 0, 0, NULL, 0, 0, 0, 0, 0, IMG__LSMTYPE__NO_LSM, 0, 0, 0, 0, 0, 0, 0, 0, NULL, NULL, 0, 0, 0,NULL, NULL, 0, 0 }
 
 
 /* Img__ImageChecksumEntry methods */

@@ -121,6 +121,8 @@ public struct InventoryEntry: ImageMessage {
   public var imageChecksum: [ImageChecksumEntry] = []
   /// The tool that wrote the images, with its version.
   public var toolVersion: String?
+  /// XXH3 of this file's bytes before these last eight.
+  public var ownXxh3: UInt64?
 
   public init() {}
   public init(decoding bytes: RawSpan, in arena: borrowing ImageArena) throws(ImageError) {
@@ -152,6 +154,7 @@ extension InventoryEntry: CMessage {
     allowUprobes = c.pointee.has_allow_uprobes != 0 ? c.pointee.allow_uprobes != 0 : nil
     imageChecksum = raise(c.pointee.n_image_checksum, c.pointee.image_checksum)
     toolVersion = raise(c.pointee.tool_version)
+    ownXxh3 = c.pointee.has_own_xxh3 != 0 ? c.pointee.own_xxh3 : nil
   }
 
   func lower(to c: UnsafeMutablePointer<Img__InventoryEntry>, in arena: borrowing ImageArena) {
@@ -205,6 +208,10 @@ extension InventoryEntry: CMessage {
     (c.pointee.n_image_checksum, c.pointee.image_checksum) = arena.lower(imageChecksum)
     if let toolVersion {
       c.pointee.tool_version = arena.lower(toolVersion)
+    }
+    if let ownXxh3 {
+      c.pointee.has_own_xxh3 = 1
+      c.pointee.own_xxh3 = ownXxh3
     }
   }
 }
