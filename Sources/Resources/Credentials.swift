@@ -63,6 +63,15 @@ public struct Credentials: TaskState {
     return denied
   }
 
+  /// Whether no set of a thread's has more than these capabilities, and it may lack what nobody gives back.
+  static func areWithin(_ core: CoreEntry, _ capabilities: Capabilities) -> Bool {
+    guard let entry = core.threadCore?.creds else { return true }
+    let all = mask(entry.capPrm) | mask(entry.capEff) | mask(entry.capInh) | mask(entry.capAmb) | mask(entry.capBnd)
+    return all & ~capabilities.rawValue == 0 && (entry.noNewPrivs == 1 || !hasNoNewPrivileges)
+  }
+
+  private static let hasNoNewPrivileges = cl_syscall(Int(__NR_prctl), 39 /* PR_GET_NO_NEW_PRIVS */, 0, 0, 0, 0, 0) == 1
+
   /// Whether this process may attach to who has these credentials, without CAP_SYS_PTRACE (kernel/ptrace.c: __ptrace_may_access,
   /// security/commoncap.c: cap_ptrace_access_check).
   static func isWithinReach(_ core: CoreEntry, of stub: StubState) -> Bool {

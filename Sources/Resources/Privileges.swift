@@ -58,7 +58,9 @@ extension RestoreContext {
     for (task, cores) in zip(tasks, cores) where !task.isZombie {
       MachineLimits.concede(task, self)
       // Root may lack a capability too, which nothing gives back.
-      for core in cores { concede(Credentials.concede(&core.entry, to: expectedStub, privileges), of: task) }
+      for core in cores where privileges.areLimited || !Credentials.areWithin(core.entry, privileges.capabilities) {
+        concede(Credentials.concede(&core.entry, to: expectedStub, privileges), of: task)
+      }
     }
     guard privileges.areLimited else { return warnings += try concessions.settle(accepting: options.unprivileged) }
     try privileges.check()
