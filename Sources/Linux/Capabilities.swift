@@ -76,7 +76,7 @@ extension Failure {
   public func namingMissingCapabilities() -> Failure {
     let useful: Capabilities = [
       .chown, .dacOverride, .dacReadSearch, .kill, .setGID, .setUID, .setPCap, .ipcLock, .sysChroot, .sysPtrace, .sysAdmin, .sysNice,
-      .sysResource, .checkpointRestore,
+      .checkpointRestore,
     ]
     let missing = useful.subtracting(.own).names.map { $0.uppercased() }
     guard errno == .notPermitted || errno == .permissionDenied, !missing.isEmpty, !description.contains("CAP_") else { return self }
