@@ -277,7 +277,7 @@ void   img__core_entry__free_unpacked
   assert(message->base.descriptor == &img__core_entry__descriptor);
   protobuf_c_message_free_unpacked ((ProtobufCMessage*)message, allocator);
 }
-static const ProtobufCFieldDescriptor img__task_core_entry__field_descriptors[22] =
+static const ProtobufCFieldDescriptor img__task_core_entry__field_descriptors[23] =
 {
   {
     "task_state",
@@ -543,6 +543,18 @@ static const ProtobufCFieldDescriptor img__task_core_entry__field_descriptors[22
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "memory_merge",
+    1003,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_BOOL,
+    offsetof(Img__TaskCoreEntry, has_memory_merge),
+    offsetof(Img__TaskCoreEntry, memory_merge),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned img__task_core_entry__field_indices_by_name[] = {
   4,   /* field[4] = blk_sigset */
@@ -556,6 +568,7 @@ static const unsigned img__task_core_entry__field_indices_by_name[] = {
   21,   /* field[21] = ioprio */
   12,   /* field[12] = loginuid */
   18,   /* field[18] = membarrier_registration_mask */
+  22,   /* field[22] = memory_merge */
   11,   /* field[11] = old_seccomp_filter */
   10,   /* field[10] = old_seccomp_mode */
   13,   /* field[13] = oom_score_adj */
@@ -574,7 +587,7 @@ static const ProtobufCIntRange img__task_core_entry__number_ranges[4 + 1] =
   { 18, 15 },
   { 20, 16 },
   { 1000, 19 },
-  { 0, 22 }
+  { 0, 23 }
 };
 const ProtobufCMessageDescriptor img__task_core_entry__descriptor =
 {
@@ -584,7 +597,7 @@ const ProtobufCMessageDescriptor img__task_core_entry__descriptor =
   "Img__TaskCoreEntry",
   "img",
   sizeof(Img__TaskCoreEntry),
-  22,
+  23,
   img__task_core_entry__field_descriptors,
   img__task_core_entry__field_indices_by_name,
   4,  img__task_core_entry__number_ranges,
@@ -836,7 +849,7 @@ const ProtobufCMessageDescriptor img__thread_sas_entry__descriptor =
   (ProtobufCMessageInit) img__thread_sas_entry__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor img__thread_core_entry__field_descriptors[23] =
+static const ProtobufCFieldDescriptor img__thread_core_entry__field_descriptors[25] =
 {
   {
     "futex_rla",
@@ -1114,6 +1127,30 @@ static const ProtobufCFieldDescriptor img__thread_core_entry__field_descriptors[
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "tsc_mode",
+    1007,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Img__ThreadCoreEntry, has_tsc_mode),
+    offsetof(Img__ThreadCoreEntry, tsc_mode),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
+  {
+    "mce_kill",
+    1008,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Img__ThreadCoreEntry, has_mce_kill),
+    offsetof(Img__ThreadCoreEntry, mce_kill),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned img__thread_core_entry__field_indices_by_name[] = {
   5,   /* field[5] = blk_sigset */
@@ -1125,6 +1162,7 @@ static const unsigned img__thread_core_entry__field_indices_by_name[] = {
   0,   /* field[0] = futex_rla */
   1,   /* field[1] = futex_rla_len */
   17,   /* field[17] = ioprio */
+  24,   /* field[24] = mce_kill */
   7,   /* field[7] = pdeath_sig */
   14,   /* field[14] = rseq_entry */
   6,   /* field[6] = sas */
@@ -1139,12 +1177,13 @@ static const unsigned img__thread_core_entry__field_indices_by_name[] = {
   10,   /* field[10] = seccomp_mode */
   8,   /* field[8] = signals_p */
   18,   /* field[18] = timer_slack_ns */
+  23,   /* field[23] = tsc_mode */
 };
 static const ProtobufCIntRange img__thread_core_entry__number_ranges[2 + 1] =
 {
   { 1, 0 },
   { 1000, 16 },
-  { 0, 23 }
+  { 0, 25 }
 };
 const ProtobufCMessageDescriptor img__thread_core_entry__descriptor =
 {
@@ -1154,7 +1193,7 @@ const ProtobufCMessageDescriptor img__thread_core_entry__descriptor =
   "Img__ThreadCoreEntry",
   "img",
   sizeof(Img__ThreadCoreEntry),
-  23,
+  25,
   img__thread_core_entry__field_descriptors,
   img__thread_core_entry__field_indices_by_name,
   2,  img__thread_core_entry__number_ranges,

@@ -161,7 +161,7 @@ const ProtobufCMessageDescriptor img__aio_ring_entry__descriptor =
   (ProtobufCMessageInit) img__aio_ring_entry__init,
   NULL,NULL,NULL    /* reserved[123] */
 };
-static const ProtobufCFieldDescriptor img__mm_entry__field_descriptors[17] =
+static const ProtobufCFieldDescriptor img__mm_entry__field_descriptors[18] =
 {
   {
     "mm_start_code",
@@ -367,6 +367,18 @@ static const ProtobufCFieldDescriptor img__mm_entry__field_descriptors[17] =
     0,             /* flags */
     0,NULL,NULL    /* reserved1,reserved2, etc */
   },
+  {
+    "thp_disable_flags",
+    1000,
+    PROTOBUF_C_LABEL_OPTIONAL,
+    PROTOBUF_C_TYPE_UINT32,
+    offsetof(Img__MmEntry, has_thp_disable_flags),
+    offsetof(Img__MmEntry, thp_disable_flags),
+    NULL,
+    NULL,
+    0,             /* flags */
+    0,NULL,NULL    /* reserved1,reserved2, etc */
+  },
 };
 static const unsigned img__mm_entry__field_indices_by_name[] = {
   15,   /* field[15] = aios */
@@ -384,13 +396,15 @@ static const unsigned img__mm_entry__field_indices_by_name[] = {
   0,   /* field[0] = mm_start_code */
   2,   /* field[2] = mm_start_data */
   4,   /* field[4] = mm_start_stack */
+  17,   /* field[17] = thp_disable_flags */
   16,   /* field[16] = thp_disabled */
   13,   /* field[13] = vmas */
 };
-static const ProtobufCIntRange img__mm_entry__number_ranges[1 + 1] =
+static const ProtobufCIntRange img__mm_entry__number_ranges[2 + 1] =
 {
   { 1, 0 },
-  { 0, 17 }
+  { 1000, 17 },
+  { 0, 18 }
 };
 const ProtobufCMessageDescriptor img__mm_entry__descriptor =
 {
@@ -400,10 +414,10 @@ const ProtobufCMessageDescriptor img__mm_entry__descriptor =
   "Img__MmEntry",
   "img",
   sizeof(Img__MmEntry),
-  17,
+  18,
   img__mm_entry__field_descriptors,
   img__mm_entry__field_indices_by_name,
-  1,  img__mm_entry__number_ranges,
+  2,  img__mm_entry__number_ranges,
   (ProtobufCMessageInit) img__mm_entry__init,
   NULL,NULL,NULL    /* reserved[123] */
 };

@@ -157,7 +157,8 @@ struct Freezer {
         for thread in seized {
           let stopped = try about(
             "task \(pid): stopping thread \(thread.tid)",
-            advice: "It does not stop while it waits for a device or a file system; try again, or give --timeout more seconds."
+            advice:
+              "It does not stop while it waits for a device, a file system, or a child of vfork; try again, or give --timeout more seconds."
           ) { () throws(Errno) in try thread.awaitStop() }
           if stopped { threads.append(thread) }
         }

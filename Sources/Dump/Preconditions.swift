@@ -25,6 +25,11 @@ enum Preconditions {
     if stat.isKernelThread {
       throw Failure("\(name) is a kernel thread", advice: "Only user processes can be dumped.")
     }
+    if stat.state == UInt8(ascii: "Z"), stat.threadCount > 1 {
+      throw Failure(
+        "\(name): its main thread has exited while others run (dead thread group leader)",
+        advice: "This is not supported yet; CRIU refuses it as well.")
+    }
     if stat.state == UInt8(ascii: "Z") || stat.state == UInt8(ascii: "X") {
       throw Failure(
         "\(name) is a zombie: it has exited",

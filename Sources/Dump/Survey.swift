@@ -88,6 +88,9 @@ struct Survey {
       if !thread.registers.is64Bit {
         objections.append("\(task.description): thread \(thread.tid) runs 32-bit code (compat)")
       }
+      if Ptrace.dispatchesSyscalls(thread.tid) {
+        objections.append("\(task.description): thread \(thread.tid) handles system calls itself (syscall-user-dispatch)")
+      }
       if status.seccompMode != 0 {
         try about(
           "\(task.description): suspending its seccomp filters: PTRACE_O_SUSPEND_SECCOMP",

@@ -38,7 +38,10 @@ public struct AddressSpace: TaskState {
     }
     task.memory.mmBrk = UInt64(bitPattern: slot.result(brk))
     task.memory.dumpable = Int32(truncatingIfNeeded: slot.result(dumpable))
-    task.memory.thpDisabled = slot.result(transparentHugePages) != 0
+    // 1, and the flags that the call was made with.
+    let disabled = slot.result(transparentHugePages)
+    task.memory.thpDisabled = disabled != 0
+    if disabled > 1 { task.memory.thpDisableFlags = UInt32(truncatingIfNeeded: disabled & ~1) }
   }
 
   /// The auxiliary vector's pairs up to AT_NULL; what follows is padding, which other readers have no room for.
@@ -444,8 +447,12 @@ public struct AddressSpace: TaskState {
     sequence.current.call(
       __NR_prctl, 35 /* PR_SET_MM */, 14 /* PR_SET_MM_MAP */, Argument(map), Argument(fields.count * 8), 0,
       for: "setting the fields of its mm")
-    if m.thpDisabled == true {
-      sequence.current.call(__NR_prctl, 41 /* PR_SET_THP_DISABLE */, 1, 0, 0, 0, for: "disabling huge pages")
+    // Stubs inherit it from this process.
+    if m.thpDisabled == true || cl_syscall(Int(__NR_prctl), 42 /* PR_GET_THP_DISABLE */, 0, 0, 0, 0, 0) > 0 {
+      let disabled = m.thpDisabled == true
+      sequence.current.call(
+        __NR_prctl, 41 /* PR_SET_THP_DISABLE */, Argument(disabled ? 1 : 0), Argument(disabled ? m.thpDisableFlags ?? 0 : 0), 0, 0,
+        for: disabled ? "disabling huge pages" : "allowing huge pages")
     }
   }
 

@@ -3,7 +3,7 @@ import Checkpoint
 import Linux
 import Tracee
 
-/// What a process sets with prctl, personality, umask and membarrier.
+/// What a process sets with prctl, personality and membarrier.
 public struct ProcessAttributes: TaskState {
   /// MEMBARRIER_CMD_GET_REGISTRATIONS of linux/membarrier.h
   private static let getRegistrations = 1 << 9
@@ -11,6 +11,7 @@ public struct ProcessAttributes: TaskState {
   private let personality: SyscallProgram.Call
   private let subreaper: SyscallProgram.Buffer
   private let membarrier: SyscallProgram.Call
+  private let merging: SyscallProgram.Call
 
   public init(asking program: inout SyscallProgram, in thread: DumpedThread) {
     personality = program.call(__NR_personality, 0xffff_ffff, for: "reading the personality")
@@ -20,6 +21,8 @@ public struct ProcessAttributes: TaskState {
       for: "reading the subreaper flag")
     // Before Linux 6.3 the kernel does not tell.
     membarrier = program.call(__NR_membarrier, Argument(Self.getRegistrations), 0, 0, mayFail: true)
+    // Since Linux 6.4, with CONFIG_KSM.
+    merging = program.call(__NR_prctl, 68 /* PR_GET_MEMORY_MERGE */, 0, 0, 0, 0, mayFail: true)
   }
 
   public func record(from slot: Slot, of thread: DumpedThread, into core: inout CoreEntry) {
@@ -27,7 +30,11 @@ public struct ProcessAttributes: TaskState {
     core.task.childSubreaper = slot.value(subreaper, as: UInt32.self) != 0
     let registrations = slot.result(membarrier)
     if registrations > 0 { core.task.membarrierRegistrationMask = UInt32(truncatingIfNeeded: registrations) }
+    if slot.result(merging) == 1 { core.task.memoryMerge = true }
   }
+
+  /// Stubs inherit it from this process.
+  private static let isMerging = cl_syscall(Int(__NR_prctl), 68, 0, 0, 0, 0, 0) == 1
 
   public static func restore(_ thread: RestoredThread, _ program: inout SyscallProgram) {
     let core = thread.core.task
@@ -37,6 +44,10 @@ public struct ProcessAttributes: TaskState {
     }
     if core.childSubreaper == true {
       program.call(__NR_prctl, 36 /* PR_SET_CHILD_SUBREAPER */, 1, for: "becoming a subreaper")
+    }
+    if (core.memoryMerge ?? false) != isMerging {
+      program.call(
+        __NR_prctl, 67 /* PR_SET_MEMORY_MERGE */, Argument(isMerging ? 0 : 1), 0, 0, 0, for: "setting whether its memory is merged")
     }
     // Each bit is the command that registers; MEMBARRIER_CMD_GLOBAL_EXPEDITED's own bit needs none.
     let mask = core.membarrierRegistrationMask ?? 0

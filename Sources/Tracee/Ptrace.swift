@@ -120,6 +120,17 @@ public enum Ptrace {
     return mask
   }
 
+  /// Whether some of the thread's system calls are signals for itself instead (man 2 PR_SET_SYSCALL_USER_DISPATCH), which those of an
+  /// executor would be too. Before Linux 6.4 the kernel does not tell.
+  public static func dispatchesSyscalls(_ tid: Int32) -> Bool {
+    // struct ptrace_sud_config: mode, selector, offset, length
+    var config: (UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0)
+    let told = withUnsafeMutablePointer(to: &config) {
+      cl_syscall(Int(__NR_ptrace), 0x4211 /* PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG */, Int(tid), 32, Int(bitPattern: $0), 0, 0)
+    }
+    return told == 0 && config.0 != 0
+  }
+
   public static func setSignalMask(_ tid: Int32, _ mask: UInt64) throws(Errno) {
     var mask = mask
     _ = try withUnsafeMutablePointer(to: &mask) { pointer throws(Errno) in

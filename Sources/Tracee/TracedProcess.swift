@@ -78,7 +78,13 @@ public final class TracedProcess {
   }
 
   public func finishOpen(_ deadManSwitch: DeadManSwitch) throws(Failure) {
-    try about("task \(pid): mapping the executor") { () throws(Errno) in try awaitMapping() }
+    do throws(Errno) {
+      try awaitMapping()
+    } catch {
+      let failure = Failure("task \(pid): mapping the executor", error)
+      guard error == .permissionDenied else { throw failure }
+      throw failure.advised("The tree runs on. A program that allows itself no new code (man 2 PR_SET_MDWE) cannot be dumped yet (mdwe).")
+    }
     let (address, size) = (areaAddress, areaSize)
     let path =
       "/proc/\(pid)/map_files/\(String(address, radix: 16))-\(String(address + UInt64(size), radix: 16))"

@@ -100,6 +100,15 @@ extension Live {
       }
     }
 
+    @Test(arguments: [
+      ("leader", "its main thread has exited"), ("sud", "(syscall-user-dispatch)"), ("mdwe", "(mdwe)"), ("vfork", "child of vfork"),
+    ])
+    func peculiarProcesses(_ kind: String, _ words: String) throws {
+      try LiveProgram(name: "fixtures/peculiar").run(environment: ["KIND": kind]) { job in
+        expectRefusal(try job.tryDump(["--timeout", "1"]), naming: ["\(job.pid)", words], images: job.images)
+      }
+    }
+
     @Test func threadThatLeftANamespace() throws {
       try LiveProgram(name: "fixtures/thread_namespace").run { job in
         expectRefusal(try job.tryDump(), naming: ["lives in another namespace than its process", "(net-ns)"], images: job.images)

@@ -145,10 +145,15 @@ struct  Img__TaskCoreEntry
    */
   protobuf_c_boolean has_ioprio;
   uint32_t ioprio;
+  /*
+   * man 2 PR_SET_MEMORY_MERGE
+   */
+  protobuf_c_boolean has_memory_merge;
+  protobuf_c_boolean memory_merge;
 };
 #define IMG__TASK_CORE_ENTRY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&img__task_core_entry__descriptor) \
-    , 0, 0, 0, 0, 0, NULL, NULL, NULL, 0, 0, NULL, 0, IMG__SECCOMP_MODE__disabled, 0, 0, 0, 0, 0, 0, 0,NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+    , 0, 0, 0, 0, 0, NULL, NULL, NULL, 0, 0, NULL, 0, IMG__SECCOMP_MODE__disabled, 0, 0, 0, 0, 0, 0, 0,NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 
 /*
@@ -291,10 +296,20 @@ struct  Img__ThreadCoreEntry
   uint64_t sched_period;
   protobuf_c_boolean has_sched_flags;
   uint64_t sched_flags;
+  /*
+   * man 2 PR_SET_TSC; the time stamp counter may be read if absent.
+   */
+  protobuf_c_boolean has_tsc_mode;
+  uint32_t tsc_mode;
+  /*
+   * man 2 PR_MCE_KILL; the default if absent.
+   */
+  protobuf_c_boolean has_mce_kill;
+  uint32_t mce_kill;
 };
 #define IMG__THREAD_CORE_ENTRY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&img__thread_core_entry__descriptor) \
-    , 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, 0, NULL, NULL, 0, IMG__SECCOMP_MODE__disabled, 0, 0, NULL, 0, 0, NULL, 0, 0, 0, {0,NULL}, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+    , 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL, 0, 0, NULL, NULL, 0, IMG__SECCOMP_MODE__disabled, 0, 0, NULL, 0, 0, NULL, 0, 0, 0, {0,NULL}, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 
 /*

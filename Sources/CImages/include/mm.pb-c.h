@@ -89,10 +89,15 @@ struct  Img__MmEntry
    */
   protobuf_c_boolean has_thp_disabled;
   protobuf_c_boolean thp_disabled;
+  /*
+   * The flags of PR_SET_THP_DISABLE, since Linux 6.18.
+   */
+  protobuf_c_boolean has_thp_disable_flags;
+  uint32_t thp_disable_flags;
 };
 #define IMG__MM_ENTRY__INIT \
  { PROTOBUF_C_MESSAGE_INIT (&img__mm_entry__descriptor) \
-    , 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,NULL, 0,NULL, 0, 0, 0,NULL, 0, 0 }
+    , 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0,NULL, 0,NULL, 0, 0, 0,NULL, 0, 0, 0, 0 }
 
 
 /* Img__AioRingEntry methods */

@@ -66,6 +66,8 @@ public struct TaskCoreEntry: ImageMessage {
   public var timerSlackNs: UInt64?
   /// The I/O priority of the leader (man 2 ioprio_set).
   public var ioprio: UInt32?
+  /// man 2 PR_SET_MEMORY_MERGE
+  public var memoryMerge: Bool?
 
   public init() {}
   public init(decoding bytes: RawSpan, in arena: borrowing ImageArena) throws(ImageError) {
@@ -106,6 +108,7 @@ extension TaskCoreEntry: CMessage {
     exitSignal = c.pointee.has_exit_signal != 0 ? c.pointee.exit_signal : nil
     timerSlackNs = c.pointee.has_timer_slack_ns != 0 ? c.pointee.timer_slack_ns : nil
     ioprio = c.pointee.has_ioprio != 0 ? c.pointee.ioprio : nil
+    memoryMerge = c.pointee.has_memory_merge != 0 ? c.pointee.memory_merge != 0 : nil
   }
 
   func lower(to c: UnsafeMutablePointer<Img__TaskCoreEntry>, in arena: borrowing ImageArena) {
@@ -173,6 +176,10 @@ extension TaskCoreEntry: CMessage {
     if let ioprio {
       c.pointee.has_ioprio = 1
       c.pointee.ioprio = ioprio
+    }
+    if let memoryMerge {
+      c.pointee.has_memory_merge = 1
+      c.pointee.memory_merge = memoryMerge ? 1 : 0
     }
   }
 }
@@ -337,6 +344,10 @@ public struct ThreadCoreEntry: ImageMessage {
   public var schedDeadline: UInt64?
   public var schedPeriod: UInt64?
   public var schedFlags: UInt64?
+  /// man 2 PR_SET_TSC; the time stamp counter may be read if absent.
+  public var tscMode: UInt32?
+  /// man 2 PR_MCE_KILL; the default if absent.
+  public var mceKill: UInt32?
 
   public init() {}
   public init(decoding bytes: RawSpan, in arena: borrowing ImageArena) throws(ImageError) {
@@ -376,6 +387,8 @@ extension ThreadCoreEntry: CMessage {
     schedDeadline = c.pointee.has_sched_deadline != 0 ? c.pointee.sched_deadline : nil
     schedPeriod = c.pointee.has_sched_period != 0 ? c.pointee.sched_period : nil
     schedFlags = c.pointee.has_sched_flags != 0 ? c.pointee.sched_flags : nil
+    tscMode = c.pointee.has_tsc_mode != 0 ? c.pointee.tsc_mode : nil
+    mceKill = c.pointee.has_mce_kill != 0 ? c.pointee.mce_kill : nil
   }
 
   func lower(to c: UnsafeMutablePointer<Img__ThreadCoreEntry>, in arena: borrowing ImageArena) {
@@ -460,6 +473,14 @@ extension ThreadCoreEntry: CMessage {
     if let schedFlags {
       c.pointee.has_sched_flags = 1
       c.pointee.sched_flags = schedFlags
+    }
+    if let tscMode {
+      c.pointee.has_tsc_mode = 1
+      c.pointee.tsc_mode = tscMode
+    }
+    if let mceKill {
+      c.pointee.has_mce_kill = 1
+      c.pointee.mce_kill = mceKill
     }
   }
 }

@@ -64,6 +64,8 @@ public struct MmEntry: ImageMessage {
   public var aios: [AioRingEntry] = []
   /// man 2 PR_SET_THP_DISABLE
   public var thpDisabled: Bool?
+  /// The flags of PR_SET_THP_DISABLE, since Linux 6.18.
+  public var thpDisableFlags: UInt32?
 
   public init() {}
   public init(decoding bytes: RawSpan, in arena: borrowing ImageArena) throws(ImageError) {
@@ -97,6 +99,7 @@ extension MmEntry: CMessage {
     dumpable = c.pointee.has_dumpable != 0 ? c.pointee.dumpable : nil
     aios = raise(c.pointee.n_aios, c.pointee.aios)
     thpDisabled = c.pointee.has_thp_disabled != 0 ? c.pointee.thp_disabled != 0 : nil
+    thpDisableFlags = c.pointee.has_thp_disable_flags != 0 ? c.pointee.thp_disable_flags : nil
   }
 
   func lower(to c: UnsafeMutablePointer<Img__MmEntry>, in arena: borrowing ImageArena) {
@@ -123,6 +126,10 @@ extension MmEntry: CMessage {
     if let thpDisabled {
       c.pointee.has_thp_disabled = 1
       c.pointee.thp_disabled = thpDisabled ? 1 : 0
+    }
+    if let thpDisableFlags {
+      c.pointee.has_thp_disable_flags = 1
+      c.pointee.thp_disable_flags = thpDisableFlags
     }
   }
 }
