@@ -79,7 +79,7 @@ struct Freezer {
       let new = children.filter { known.insert($0).inserted }
       if new.isEmpty { return }
       // All are asked before the first is waited for. Where that fails, it fails again when it is that one's turn.
-      for child in new { begun[child] = try? TracedThread(seizing: child) }
+      for child in new where !isThreaded(AT_FDCWD, "/proc/\(child)/task") { begun[child] = try? TracedThread(seizing: child) }
       for child in new { try freeze(pid: child, parent: pid) }
     }
   }
@@ -132,8 +132,14 @@ struct Freezer {
     var known: Set<Int32> = []
     var found: ProcStat?
     do throws(Failure) {
-      // Most processes have one thread, which has the PID for its ID.
+      // Most processes have one thread, which has the PID for its ID. Of several the leader is the last: a signal to a process that ignores
+      // it, such as SIGCHLD, is queued nevertheless as soon as its leader is traced (kernel/signal.c: sig_ignored), and a thread that is not
+      // traced would wake up for it and find none; its epoll_wait would say EINTR.
       var tids = [pid]
+      if isThreaded(directory.rawValue, "task") {
+        tids = try about("task \(pid): listing its threads") { () throws(Errno) in try directory.numbers(in: "task", buffer) }
+        tids.sort { $1 == pid && $0 != pid }
+      }
       while true {
         let new = tids.filter { !known.contains($0) }
         if new.isEmpty { break }
@@ -191,6 +197,9 @@ struct Freezer {
     }
     return (threads, state)
   }
+
+  /// A directory of threads has a link for each (fs/proc/base.c: proc_task_getattr).
+  private func isThreaded(_ folder: Int32, _ path: String) -> Bool { (try? fstat(at: folder, path).st_nlink).map { $0 > 3 } ?? false }
 
   private func isZombie(_ tid: Int32, _ directory: borrowing ProcDirectory) throws(Failure) -> Bool {
     do {

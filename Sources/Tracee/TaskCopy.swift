@@ -118,11 +118,20 @@ public final class TaskCopy: ProgramRunner {
   /// was known of it at the freeze is.
   private func reap() throws(Errno) {
     if !isLeft { return }
-    let thread = try TracedThread(seizing: task)
-    guard try thread.awaitStop() else { return }
-    defer { thread.detach() }
     let buffer = ReadBuffer()
     let folder = try ProcDirectory(pid: task)
+    // While only the leader is traced, a signal that is ignored would interrupt the calls of the other threads.
+    var others: [TracedThread] = []
+    for tid in try folder.numbers(in: "task", buffer) where tid != task {
+      if let other = try? TracedThread(seizing: tid) { others.append(other) }
+    }
+    let leader = Result { () throws(Errno) in try TracedThread(seizing: task) }
+    // Those that have ended meanwhile are gone.
+    let stopped = others.filter { (try? $0.awaitStop()) == true }
+    defer { for other in stopped { other.detach() } }
+    let thread = try leader.get()
+    guard try thread.awaitStop() else { return }
+    defer { thread.detach() }
     if ProcStatus(try folder.read("status", buffer)).seccompMode != 0 { try thread.suspendSeccomp() }
     let vdso = try Mapping.parse(folder.read("maps", buffer)).first { $0.name == Array("[vdso]".utf8) }
     guard thread.registers.is64Bit, let vdso, let offset = VDSO.syscallOffset else { throw .notSupported }

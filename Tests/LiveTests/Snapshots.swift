@@ -16,6 +16,18 @@ extension Live {
       }
     }
 
+    /// SIGCHLD, which the program ignores, comes at any moment of a dump, and no call is interrupted by it.
+    @Test(arguments: [[], ["--snapshot"]])
+    func ignoredSignalsInterruptNothing(_ options: [String]) throws {
+      try LiveProgram(name: "fixtures/births").run { job in
+        for round in 0..<40 {
+          let outcome = try job.tryDump(["--leave-running"] + options, to: job.path("round"))
+          #expect(outcome.code == 0, "\(round): \(outcome.errors)")
+          Files.remove(job.path("round"))
+        }
+      }
+    }
+
     /// What is restored goes on in the middle of its walk.
     @Test func theImagesHoldOneInstant() throws {
       try LiveProgram(name: "fixtures/generations").run { job in
