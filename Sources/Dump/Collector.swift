@@ -15,28 +15,25 @@ struct Collector {
   private var seccomp = SeccompFilters()
   let deadManSwitch: DeadManSwitch
   private var saidGuards = false
-  /// What was asked of each thread, until the answers are there.
-  private var questions: [ObjectIdentifier: [(any TaskState)]] = [:]
-  private var programs: [ObjectIdentifier: SyscallProgram] = [:]
   /// Where the memory of tasks went.
   private var written: [Int32: (id: UInt32, pages: Pages)] = [:]
   private var frames = ParentFrames()
 
-  init(_ dump: DumpContext) throws(Failure) {
+  init(_ dump: DumpContext, _ deadManSwitch: DeadManSwitch) {
     self.dump = dump
-    deadManSwitch = try about("preparing the dead man's switch") { () throws(Errno) in try DeadManSwitch() }
+    self.deadManSwitch = deadManSwitch
   }
 
   var seccompImage: SeccompEntry { seccomp.image }
 
-  /// Records the state of all tasks.
-  mutating func collect(_ tasks: [DumpedTask]) throws(Failure) {
-    for task in tasks { try collectFromOutside(task) }
+  /// Records the state of all tasks. The companion does a part for a task with many threads.
+  mutating func collect(_ tasks: [DumpedTask], _ companion: Companion) throws(Failure) {
     // Each of these lets all tasks run before it waits for the first.
     for task in tasks { try task.process?.beginOpen(calls: task.unknownFlags, copy: dump.options.snapshot) }
     for task in tasks { try task.process?.advanceOpen() }
-    for task in tasks { try ask(task) }
-    for task in tasks { try take(task) }
+    var questions: [Questions?] = []
+    for task in tasks { questions.append(try ask(task, companion)) }
+    for (task, questions) in zip(tasks, questions) { try take(task, questions, companion) }
   }
 
   // MARK: From outside
@@ -48,12 +45,12 @@ struct Collector {
       core.threadInfo = try CPUState.record(thread.traced)
       core.threadCore = ThreadCoreEntry()
       core.threadCore?.blkSigset = thread.traced.signalMask
-      core.threadCore?.signalsP = try PendingSignals.record(thread.traced, thread.status, shared: false)
+      core.threadCore?.signalsP = try PendingSignals.record(thread.traced, shared: false)
       core.threadCore?.rseqEntry = try RestartableSequences.record(thread.traced)
       if thread.isLeader {
         core.tc = TaskCoreEntry()
         core.tc?.blkSigset = thread.traced.signalMask
-        core.tc?.signalsS = try PendingSignals.record(thread.traced, thread.status, shared: true)
+        core.tc?.signalsS = try PendingSignals.record(thread.traced, shared: true)
       }
       try seccomp.record(thread, into: &core)
       thread.core = core
@@ -62,36 +59,70 @@ struct Collector {
 
   // MARK: From inside
 
-  private mutating func ask(_ task: DumpedTask) throws(Failure) {
-    guard let process = task.process else { return }
-    try process.finishOpen(deadManSwitch)
-    guard let area = process.area else { return }
-    for (thread, slot) in zip(task.threads, area.slots) {
-      var program = SyscallProgram(for: slot)
-      var states: [any TaskState] = []
-      if thread.isLeader {
-        for kind in processStates { states.append(try kind.init(asking: &program, in: thread)) }
+  /// What is asked of each thread of a task, until the answers are there.
+  private struct Questions {
+    var states: [[any TaskState]]
+    var programs: [SyscallProgram]
+
+    /// Loads a program for each thread into its slot.
+    init(_ threads: ArraySlice<DumpedThread>, _ slots: ArraySlice<Slot>) throws(Failure) {
+      states = []
+      programs = []
+      states.reserveCapacity(threads.count)
+      programs.reserveCapacity(threads.count)
+      for (thread, slot) in zip(threads, slots) {
+        var program = SyscallProgram(for: slot)
+        var list: [any TaskState] = []
+        if thread.isLeader {
+          for kind in processStates { list.append(try kind.init(asking: &program, in: thread)) }
+        }
+        for kind in threadStates { list.append(try kind.init(asking: &program, in: thread)) }
+        slot.load(program)
+        states.append(list)
+        programs.append(program)
       }
-      for kind in threadStates { states.append(try kind.init(asking: &program, in: thread)) }
-      slot.load(program)
-      questions[ObjectIdentifier(thread)] = states
-      programs[ObjectIdentifier(thread)] = program
     }
-    try process.enterAll()
+
+    func takeAnswers(_ range: Range<Int>, of task: DumpedTask, _ slots: [Slot]) throws(Failure) {
+      for i in range {
+        let thread = task.threads[i]
+        try slots[i].check(programs[i], task: "\(task.description), thread \(thread.traced.tid)")
+        for state in states[i] { try state.record(from: slots[i], of: thread, into: &thread.core) }
+      }
+    }
   }
 
-  private mutating func take(_ task: DumpedTask) throws(Failure) {
-    guard let process = task.process, let area = process.area else { return }
-    try process.waitAll()
-    for (thread, slot) in zip(task.threads, area.slots) {
-      let key = ObjectIdentifier(thread)
-      guard let program = programs.removeValue(forKey: key), let states = questions.removeValue(forKey: key)
-      else {
-        continue
-      }
-      try slot.check(program, task: "\(task.description), thread \(thread.traced.tid)")
-      for state in states { try state.record(from: slot, of: thread, into: &thread.core) }
+  /// From so many threads on the companion does a part.
+  private static let manyThreads = 64
+
+  private mutating func ask(_ task: DumpedTask, _ companion: Companion) throws(Failure) -> Questions? {
+    guard let process = task.process else { return nil }
+    try process.finishOpen(deadManSwitch)
+    guard let area = process.area else { return nil }
+    let questions: Questions
+    if task.threads.count < Self.manyThreads {
+      try collectFromOutside(task)
+      questions = try Questions(task.threads[...], area.slots[...])
+    } else {
+      var composed: Questions?
+      try companion.share(
+        { () throws(Failure) in try collectFromOutside(task) },
+        { () throws(Failure) in composed = try Questions(task.threads[...], area.slots[...]) })
+      guard let composed else { return nil }
+      questions = composed
     }
+    try process.enterAll()
+    return questions
+  }
+
+  private mutating func take(_ task: DumpedTask, _ questions: Questions?, _ companion: Companion) throws(Failure) {
+    guard let process = task.process, let area = process.area, let questions else { return }
+    try process.waitAll()
+    let slots = area.slots
+    let middle = task.threads.count < Self.manyThreads ? task.threads.count : task.threads.count / 2
+    try companion.share(
+      { () throws(Failure) in try questions.takeAnswers(0..<middle, of: task, slots) },
+      { () throws(Failure) in try questions.takeAnswers(middle..<task.threads.count, of: task, slots) })
     let leader = task.threads[0]
     leader.core.tc?.taskState = leader.traced.groupStop == nil ? 1 : 3
     if let signal = leader.traced.groupStop { leader.core.tc?.stopSigno = UInt32(signal) }
@@ -127,7 +158,7 @@ struct Collector {
         try pages.findShared(task, pagemap, with: parent, parentPages, &frames)
       }
       task.memory.vmas += pages.guardEntries
-      let id = dump.number("pages")
+      let id = dump.nextPagesImage()
       written[task.pid] = (id, pages)
       list.append(Memory(task: task, id: id, pages: pages))
       dump.statistics.pagesScanned += pages.scanned

@@ -29,30 +29,31 @@ public enum Dump {
   ) {
     let directory = try openFolder(images)
     let dump = try DumpContext(options: options, directory: directory)
+    let deadManSwitch = try about("preparing the dead man's switch") { () throws(Errno) in try DeadManSwitch() }
     let begin = nanoseconds()
     raiseFileLimit()
     if dump.directory.isOpenToOthers {
       dump.warnings.append("others may write in \(images), and so put images of theirs there: chmod go-w it before you restore from it")
     }
 
-    var freezer = Freezer()
+    let companion = Companion()
+    let glances = Glances(companion)
+    var freezer = Freezer(glances)
     try freezer.freeze(root: options.pid, timeout: max(options.timeout, 1))
     let frozen = nanoseconds()
     dump.statistics.freezingTime = UInt32(clamping: (frozen - begin) / 1000)
     func noteFrozenTime() { dump.statistics.frozenTime = UInt32(clamping: (nanoseconds() - frozen) / 1000) }
 
-    // For a few tasks a thread takes longer to begin than it spares.
-    let companion = Companion()
-    if freezer.tasks.reduce(0, { $0 + max($1.threads.count, 1) }) >= 16 { companion.hire() }
     let survey: Survey
     do throws(Failure) {
       var looking = try Survey()
-      try looking.look(at: freezer.tasks, options, companion)
+      try looking.look(at: freezer.tasks, glances, options, companion)
       survey = looking
       try refuse(survey.objections)
       dump.namespaces = survey.namespaces
       try Interruption.check()
     } catch {
+      glances.end()
       freezer.release()
       throw error
     }
@@ -60,7 +61,7 @@ public enum Dump {
     let snapshot = options.snapshot ? Snapshot(dump) : nil
     do throws(Failure) {
       let images = ImageSet(dump, survey.tasks, survey.pidNamespaces)
-      var collector = try Collector(dump)
+      var collector = Collector(dump, deadManSwitch)
       try write(survey, images, snapshot, &collector, companion)
       if let snapshot {
         letGo(survey.tasks, &freezer)
@@ -80,7 +81,18 @@ public enum Dump {
       noteFrozenTime()
     }
     writeStatistics(dump)
+    deadManSwitch.retire()
+    leaveBehind((dump, survey, freezer.tasks, deadManSwitch))
     return (dump.statistics, dump.warnings)
+  }
+
+  /// Has something last for as long as the process, which ends with the dump: what it knows of a thousand tasks, and its view into
+  /// each, would take a tenth of the time to give back piece by piece.
+  private static func leaveBehind(_ known: Any) { _ = Unmanaged.passRetained(Remains(known)) }
+
+  private final class Remains {
+    let known: Any
+    init(_ known: Any) { self.known = known }
   }
 
   /// Each task's folder in /proc stays open until the end, and a tree may have more tasks than the usual limit has descriptors.
@@ -113,8 +125,8 @@ public enum Dump {
       advice: "Nothing was changed; the tree runs on. Close what is named, or dump without it.")
   }
 
-  /// Collects and writes some tasks after the other, so that what is known of all of them never has to be held at once. While tasks
-  /// write their memory, the tracer looks at the next ones; the companion writes what is known of those before.
+  /// Collects and writes some tasks after the other, so that what is known of all of them never has to be held at once. While the tracer
+  /// is busy with some, the companion writes what is known of those before, and looks at those behind.
   ///
   /// With `--snapshot` the memory of most is yet to be written when this returns.
   private static func write(
@@ -132,16 +144,17 @@ public enum Dump {
     let parents = Set(tasks.map(\.parent))
     for task in tasks { task.hasChildren = parents.contains(task.pid) }
     let batches = stride(from: 0, to: tasks.count, by: batchSize).map { Array(tasks[$0..<min($0 + batchSize, tasks.count)]) }
-    try companion.share(
-      { () throws(Failure) in if let first = batches.first { try record(first, dump) } },
-      { () throws(Failure) in try images.assignIDs() })
+    // The companion is two batches ahead with what is seen from outside.
+    try images.assignIDs(companion) { () throws(Failure) in
+      for batch in batches.prefix(2) { try record(batch, dump) }
+    }
     let tables = Dictionary(grouping: tasks.filter { !$0.isZombie }, by: \.ids.filesId)
     collector.sharedTables = Set(tables.filter { $0.value.count > 1 }.keys)
     snapshot?.deadManSwitch = collector.deadManSwitch
     /// Whose images are being written by the companion.
     var before: (tasks: [DumpedTask], left: [DumpedTask]) = ([], [])
     for (i, batch) in batches.enumerated() {
-      try collector.collect(batch)
+      try collector.collect(batch, companion)
       try Interruption.check()
       let begin = nanoseconds()
       let left = try snapshot?.take(batch) ?? batch
@@ -152,12 +165,14 @@ public enum Dump {
         try companion.wait()
         forget(before)
         before = (batch, left)
+        images.prepare(batch)
         companion.start { () throws(Failure) in
           try images.write(batch)
           try images.write(memory)
+          if i + 2 < batches.count { try record(batches[i + 2], dump) }
         }
-        if i + 1 < batches.count { try record(batches[i + 1], dump) }
         try MemoryTransfer.finish(transfers)
+        try images.help()
       } catch {
         MemoryTransfer.end(transfers)
         throw error

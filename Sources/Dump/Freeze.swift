@@ -35,6 +35,10 @@ struct Freezer {
   /// Main threads that were asked to stop, and not waited for yet.
   private var begun: [Int32: TracedThread] = [:]
   private let buffer = ReadBuffer()
+  /// Is told of each thread and process that has stopped.
+  private let glances: Glances
+
+  init(_ glances: Glances) { self.glances = glances }
 
   /// Freezes the tree under `root`. When this throws, whatever was frozen has been let go.
   ///
@@ -45,7 +49,9 @@ struct Freezer {
     defer { Ptrace.limitWaiting(seconds: 0) }
     do throws(Failure) {
       try freeze(pid: root, parent: 0)
+      glances.complete()
     } catch {
+      glances.end()
       release()
       throw error
     }
@@ -68,6 +74,7 @@ struct Freezer {
       throw Failure("task \(pid)", error, advice: "There is no such process; give the PID of a running one.")
     }
     guard let (threads, stat) = try seizeThreads(pid: pid, parent: parent, directory) else { return }
+    glances.append(Glance.Place(pid: pid, folder: directory.rawValue, isZombie: threads.isEmpty))
     let task = FrozenTask(
       pid: pid, parent: parent, directory: directory, stat: stat, threads: threads, isZombie: threads.isEmpty)
     tasks.append(task)
@@ -166,7 +173,9 @@ struct Freezer {
             advice:
               "It does not stop while it waits for a device, a file system, or a child of vfork; try again, or give --timeout more seconds."
           ) { () throws(Errno) in try thread.awaitStop() }
-          if stopped { threads.append(thread) }
+          guard stopped else { continue }
+          threads.append(thread)
+          glances.append(thread: thread.tid, of: Glance.Place(pid: pid, folder: directory.rawValue, isZombie: false))
         }
         do throws(Errno) {
           found = ProcStat(try directory.read("stat", buffer))

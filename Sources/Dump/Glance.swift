@@ -39,10 +39,11 @@ struct Glance {
       return try NamespaceInodes(folder: task.folder, pidfd: try pidfdOpen(task.pid), keeping: reader.namespaces).all()
     }
     if task.isZombie { return }
-    mappings = try about("task \(task.pid): reading smaps") { () throws(Errno) in
-      let smaps = try Descriptor.open(at: task.folder, "smaps")
-      return try Mapping.readAll(smaps.rawValue, reader.buffer)
-    }
+    mappings = reader.hold(
+      try about("task \(task.pid): reading smaps") { () throws(Errno) in
+        let smaps = try Descriptor.open(at: task.folder, "smaps")
+        return try Mapping.readAll(smaps.rawValue, reader.buffer)
+      })
     timers = try about("task \(task.pid): reading its timers") { () throws(Errno) in
       let file = try Descriptor.open(at: task.folder, "timers")
       return PosixTimers.list(try reader.buffer.readAll(file.rawValue, longestRecord: 512))
@@ -60,6 +61,13 @@ struct Glance {
   final class Reader {
     let buffer = ReadBuffer()
     let namespaces = OpenNamespaces()
+    private var lastMappings: [Mapping] = []
+
+    /// Relatives often have the same mappings, which are then held once.
+    func hold(_ mappings: [Mapping]) -> [Mapping] {
+      if mappings != lastMappings { lastMappings = mappings }
+      return lastMappings
+    }
   }
 }
 
@@ -90,7 +98,8 @@ struct ThreadGlance {
   }
 }
 
-/// The glances at all tasks of a tree, in order, made ahead by the tracer and its companion.
+/// The glances at all tasks of a tree, in the order in which these were frozen, made by the tracer and its companion; by the companion
+/// also while the tracer freezes others. Nothing that they look at changes in a process that has stopped.
 final class Glances {
   private enum Part {
     case task(Glance)
@@ -99,38 +108,67 @@ final class Glances {
 
   /// How many threads make a part of their own.
   private static let threadsPerPart = 32
-  private let parts: Lookahead<Part>
-  /// How many parts with threads follow that of each task; the next task last.
-  private var counts: [Int]
+  /// For fewer tasks and threads the companion takes longer to begin than it spares.
+  private static let fewest = 16
 
-  init(at tasks: [FrozenTask], _ companion: Companion) {
-    var wanted: [(place: Glance.Place, threads: ArraySlice<Int32>?)] = []
-    var counts: [Int] = []
-    for task in tasks {
-      let place = Glance.Place(pid: task.pid, folder: task.directory?.rawValue ?? -1, isZombie: task.isZombie)
-      let threads = task.threads.dropFirst().map(\.tid)
-      wanted.append((place, nil))
-      for first in stride(from: 0, to: threads.count, by: Self.threadsPerPart) {
-        wanted.append((place, threads[first..<min(first + Self.threadsPerPart, threads.count)]))
-      }
-      counts.append((threads.count + Self.threadsPerPart - 1) / Self.threadsPerPart)
-    }
-    self.counts = counts.reversed()
-    parts = Lookahead(count: wanted.count, companion) { (index, reader) throws(Failure) in
-      let (place, threads) = wanted[index]
-      guard let threads else { return .task(try Glance(at: place, reader)) }
+  private let companion: Companion
+  private let parts: Lookahead<Part>
+  private var count = 0
+  /// Of the process that is being frozen, those that make no part yet.
+  private var threads: [Int32] = []
+
+  init(_ companion: Companion) {
+    self.companion = companion
+    parts = Lookahead(companion)
+  }
+
+  /// A thread that has stopped; its process is still to come. The first thread is looked at with that.
+  func append(thread tid: Int32, of task: Glance.Place) {
+    if tid == task.pid { return }
+    note()
+    threads.append(tid)
+    if threads.count == Self.threadsPerPart { endPart(of: task) }
+  }
+
+  /// A process all of whose threads have stopped.
+  func append(_ task: Glance.Place) {
+    note()
+    if !threads.isEmpty { endPart(of: task) }
+    parts.append { (reader) throws(Failure) in .task(try Glance(at: task, reader)) }
+  }
+
+  private func note() {
+    count += 1
+    if count == Self.fewest { companion.hire() }
+  }
+
+  private func endPart(of task: Glance.Place) {
+    let tids = threads
+    threads = []
+    parts.append { (reader) throws(Failure) in
       var list: [ThreadGlance] = []
-      for tid in threads { list.append(try ThreadGlance(at: tid, of: place, reader)) }
+      for tid in tids { list.append(try ThreadGlance(at: tid, of: task, reader)) }
       return .threads(list)
     }
   }
 
+  /// All have been appended.
+  func complete() { parts.complete() }
+
+  /// What was not taken yet is not wanted.
+  func end() { parts.end() }
+
   /// The next task's.
   func next() throws(Failure) -> Glance? {
-    guard let count = counts.popLast(), case .task(var glance) = try parts.next() else { return nil }
-    for _ in 0..<count {
-      if case .threads(let threads) = try parts.next() { glance.threads += threads }
+    var threads: [ThreadGlance] = []
+    while let part = try parts.next() {
+      switch part {
+      case .threads(let more): threads += more
+      case .task(var glance):
+        glance.threads = threads
+        return glance
+      }
     }
-    return glance
+    return nil
   }
 }

@@ -7,13 +7,14 @@ import Resources
 import SystemPackage
 import Tracee
 
-/// Writes what was collected as image files; the inventory last. One thread at a time may use it.
+/// Writes what was collected as image files; the inventory last. One thread at a time may use it, and another one help.
 final class ImageSet {
   private let dump: DumpContext
   private let tasks: [DumpedTask]
   private let namespaces: PIDNamespaces
   private var buffer = ImageBuffer()
-  private var kernelObjects = KernelObjectIDs()
+  /// Threads of processes with many, whose images two write.
+  private var crowd: (threads: [(task: DumpedTask, thread: DumpedThread)], turns: Turns) = ([], Turns(0))
   /// Descriptor tables that have been written.
   private var tables: Set<UInt32> = []
   let byPID: [Int32: DumpedTask]
@@ -25,21 +26,73 @@ final class ImageSet {
     byPID = Dictionary(tasks.map { ($0.pid, $0) }, uniquingKeysWith: { first, _ in first })
   }
 
-  /// Numbers the objects that tasks may share, which decides the names of files.
-  func assignIDs() throws(Failure) {
-    var memories: [UInt32: Int32] = [:]
-    for task in tasks where !task.isZombie {
-      task.ids = try kernelObjects.assign(task)
-      if let other = memories.updateValue(task.pid, forKey: task.ids.vmId) {
-        throw Failure(
-          "cannot be dumped: \(task.description) shares its memory with task \(other) (clone-vm)",
-          advice: "Nothing was changed; the tree runs on.")
+  /// Numbers the objects that tasks may share, which decides the names of files. `meanwhile` is done by the tracer in its half of the time.
+  func assignIDs(_ companion: Companion, meanwhile: () throws(Failure) -> Void) throws(Failure) {
+    let live = tasks.filter { !$0.isZombie }
+    let memories = KernelObjectIDs(.vm) { task in
+      let stat = task.stat
+      return [stat.startCode, stat.startStack, stat.startBrk, stat.argStart, stat.envStart].hashValue
+    }
+    let directories = KernelObjectIDs(.fs) { task in Int(task.status.umask) }
+    let tables = KernelObjectIDs(.files) { task in task.descriptors.map(\.number).hashValue }
+    try companion.share(
+      { () throws(Failure) in
+        try meanwhile()
+        try tables.assign(live)
+      },
+      { () throws(Failure) in
+        try memories.assign(live)
+        try directories.assign(live)
+      })
+    if let (task, other) = memories.firstShared {
+      throw Failure(
+        "cannot be dumped: \(task.description) shares its memory with task \(other.pid) (clone-vm)",
+        advice: "Nothing was changed; the tree runs on.")
+    }
+    for (i, task) in live.enumerated() {
+      task.ids = NamespaceTable.ownIDs
+      task.ids.vmId = memories.ids[i]
+      task.ids.filesId = tables.ids[i]
+      task.ids.fsId = directories.ids[i]
+      // Handlers are shared only by who shares memory (kernel/fork.c: copy_process; exec makes both new), and that is refused.
+      task.ids.sighandId = UInt32(i) + 2
+      task.numberNamespaces(in: &task.ids)
+      task.ids.pidNsId = task.pidNamespace
+    }
+  }
+
+  /// From so many threads on a process is a crowd.
+  private static let manyThreads = 64
+
+  private static func isCrowd(_ task: DumpedTask) -> Bool { task.threads.count >= manyThreads }
+
+  /// What others can help with when these tasks are written.
+  func prepare(_ part: [DumpedTask]) {
+    let threads = part.filter(Self.isCrowd).flatMap { task in task.threads.dropFirst().map { (task, $0) } }
+    crowd = (threads, Turns(threads.count))
+  }
+
+  /// Writes of the prepared part what nobody has begun with.
+  func help() throws(Failure) {
+    if crowd.threads.isEmpty { return }
+    var buffer = ImageBuffer()
+    try writeCrowd(&buffer)
+  }
+
+  private func writeCrowd(_ buffer: inout ImageBuffer) throws(Failure) {
+    while let i = crowd.turns.next() {
+      let (task, thread) = crowd.threads[i]
+      do {
+        try dump.directory.write(thread.core, to: .core(UInt32(task.imageTID(of: thread))), using: &buffer)
+      } catch {
+        throw Failure(error)
       }
     }
   }
 
-  /// Everything of some tasks but their memory.
+  /// Everything of some tasks, which were prepared, but their memory.
   func write(_ part: [DumpedTask]) throws(Failure) {
+    try writeCrowd(&buffer)
     for task in part {
       try write(task)
       if task.isZombie { continue }
@@ -86,7 +139,7 @@ final class ImageSet {
     }
     task.isChildSubreaper = task.threads[0].core.tc?.childSubreaper ?? false
     for thread in task.threads {
-      if thread.isLeader { thread.core.ids = task.ids }
+      if thread.isLeader { thread.core.ids = task.ids } else if Self.isCrowd(task) { break }
       try write(thread.core, to: .core(UInt32(task.imageTID(of: thread))))
     }
   }
@@ -127,7 +180,10 @@ final class ImageSet {
     inventory.imgVersion = 2
     inventory.fdinfoPerId = true
     inventory.nsPerId = true
-    inventory.rootIds = kernelObjects.ownIDs
+    // This process's own: 1 throughout, and the namespaces' numbers as they are for all tasks that live in the same ones.
+    var own = NamespaceTable.ownIDs
+    (own.vmId, own.filesId, own.fsId, own.sighandId) = (1, 1, 1, 1)
+    inventory.rootIds = own
     inventory.rootCgSet = 1
     inventory.lsmtype = .noLsm
     do {
@@ -189,69 +245,5 @@ final class ImageSet {
     entry.monotonic = time(CLOCK_MONOTONIC)
     entry.boottime = time(CLOCK_BOOTTIME)
     return entry
-  }
-}
-
-/// Numbers for the memory, descriptor tables, directories and handlers that tasks may share (man 2 kcmp), and for namespaces.
-struct KernelObjectIDs {
-  /// What tasks that share an object have in common as well: others need not be compared.
-  private struct Likeness: Hashable {
-    var kind: KernelObject
-    var hash: Int
-  }
-
-  private var known: [Likeness: [(pid: Int32, id: UInt32)]] = [:]
-  private var counts: [KernelObject: UInt32] = [:]
-
-  /// This process's own: 1 throughout, and the namespaces' numbers as they are for all tasks that live in the same ones.
-  var ownIDs: TaskKobjIdsEntry { numbered(NamespaceTable.ownIDs, objects: (1, 1, 1, 1)) }
-
-  mutating func assign(_ task: DumpedTask) throws(Failure) -> TaskKobjIdsEntry {
-    let stat = task.stat
-    let memory = [stat.startCode, stat.startStack, stat.startBrk, stat.argStart, stat.envStart].hashValue
-    let files = task.descriptors.map(\.number).hashValue
-    var entry = numbered(
-      NamespaceTable.ownIDs,
-      objects: (
-        try id(.vm, memory, task.pid), try id(.files, files, task.pid), try id(.fs, Int(task.status.umask), task.pid),
-        // Handlers are shared only by who shares memory (kernel/fork.c: copy_process; exec makes both new), and that is refused.
-        next(.sighand)
-      ))
-    task.numberNamespaces(in: &entry)
-    entry.pidNsId = task.pidNamespace
-    return entry
-  }
-
-  private func numbered(_ entry: TaskKobjIdsEntry, objects: (UInt32, UInt32, UInt32, UInt32))
-    -> TaskKobjIdsEntry
-  {
-    var entry = entry
-    (entry.vmId, entry.filesId, entry.fsId, entry.sighandId) = objects
-    return entry
-  }
-
-  /// Members are kept in kcmp's order, so that a search takes a logarithm of calls.
-  private mutating func id(_ kind: KernelObject, _ hash: Int, _ pid: Int32) throws(Failure) -> UInt32 {
-    let likeness = Likeness(kind: kind, hash: hash)
-    var low = 0
-    if let members = known[likeness] {
-      var high = members.count
-      while low < high {
-        let middle = (low + high) / 2
-        let order = try about("task \(pid): kcmp") { () throws(Errno) in
-          try kcmp(pid, members[middle].pid, kind)
-        }
-        if order == 0 { return members[middle].id }
-        if order < 0 { high = middle } else { low = middle + 1 }
-      }
-    }
-    let id = next(kind)
-    known[likeness, default: []].insert((pid, id), at: low)
-    return id
-  }
-
-  private mutating func next(_ kind: KernelObject) -> UInt32 {
-    counts[kind, default: 1] += 1
-    return counts[kind, default: 1]
   }
 }

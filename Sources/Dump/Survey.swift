@@ -14,7 +14,6 @@ struct Survey {
   private(set) var objections: [String] = []
   private(set) var namespaces: NamespaceTable?
   private var byPID: [Int32: DumpedTask] = [:]
-  private var lastMappings: [Mapping] = []
   private let buffer = ReadBuffer()
 
   private(set) var pidNamespaces: PIDNamespaces
@@ -27,14 +26,13 @@ struct Survey {
   }
 
   /// Looks at every task. Throws only what makes looking impossible.
-  mutating func look(at frozen: [FrozenTask], _ options: DumpOptions, _ companion: Companion) throws(Failure) {
+  mutating func look(at frozen: [FrozenTask], _ glances: Glances, _ options: DumpOptions, _ companion: Companion) throws(Failure) {
     let own = try about("reading this process's namespaces") { () throws(Errno) in
       try NamespaceInodes(folder: AT_FDCWD, prefix: "/proc/self/ns/").all()
     }
     var options = options
     options.tree = Set(frozen.map(\.pid))
     let table = try about("reading this process's namespaces") { () throws(Errno) in try NamespaceTable() }
-    let glances = Glances(at: frozen, companion)
     for task in frozen {
       guard let glance = try glances.next(), let directory = task.directory.take() else { continue }
       let dumped = DumpedTask(
@@ -75,9 +73,7 @@ struct Survey {
       objections.append(
         "\(task.description): it lives in a namespace of its own, \(kind.family):[\(theirs)] (\(kind.family)-ns)")
     }
-    // Relatives often have the same mappings, which are then held once.
-    task.mappings = glance.mappings == lastMappings ? lastMappings : glance.mappings
-    lastMappings = task.mappings
+    task.mappings = glance.mappings
     if task.mappings.contains(where: { $0.name.starts(with: "/memfd:swift-restore-area".utf8) }) {
       throw Failure(
         "\(task.description) is being restored by another swift-restore", advice: "Dump it when the restore has come to its end.")

@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Synchronization
 import SystemPackage
 
 /// A second thread of the tool, for work that asks for no tracer: reading `/proc`, writing images. One job at a time.
@@ -136,6 +137,20 @@ extension Companion {
       throw error
     }
     try wait()
+  }
+}
+
+/// Numbers from 0 on, each drawn once, by whichever thread asks first.
+public final class Turns: Sendable {
+  private let count: Int
+  private let drawn = Atomic(0)
+
+  public init(_ count: Int) { self.count = count }
+
+  /// The next one; `nil` when all have been drawn.
+  public func next() -> Int? {
+    let turn = drawn.add(1, ordering: .relaxed).oldValue
+    return turn < count ? turn : nil
   }
 }
 

@@ -15,8 +15,6 @@ public struct ProcStatus: Equatable, Sendable {
   public var nsPgid: [Int32] = []
   public var nsSid: [Int32] = []
   public var threads = 0
-  public var signalsPending: UInt64 = 0
-  public var signalsPendingShared: UInt64 = 0
   public var signalsBlocked: UInt64 = 0
   public var capInheritable: UInt64 = 0
   public var capPermitted: UInt64 = 0
@@ -50,8 +48,6 @@ public struct ProcStatus: Equatable, Sendable {
       case 6 where key.matches("Groups"): groups = v.unsignedList()
       case 6 where key.matches("NStgid"): nsTgid = v.signedList()
       case 6 where key.matches("NSpgid"): nsPgid = v.signedList()
-      case 6 where key.matches("SigPnd"): signalsPending = v.hex()
-      case 6 where key.matches("ShdPnd"): signalsPendingShared = v.hex()
       case 6 where key.matches("SigBlk"): signalsBlocked = v.hex()
       case 6 where key.matches("CapInh"): capInheritable = v.hex()
       case 6 where key.matches("CapPrm"): capPermitted = v.hex()

@@ -7,8 +7,10 @@ import SystemPackage
 /// It has its root and working directory to itself (unshare(2), CLONE_FS): who shares them with another thread may not enter a mount
 /// namespace (man 2 setns).
 func startThread(_ body: @escaping () -> Void) -> pthread_t? {
-  // A heap of the thread's own would grow by a page and one mprotect at a time (glibc malloc/arena.c: grow_heap).
-  mallopt(M_ARENA_MAX, 1)
+  // The thread gets a heap of its own, lest the two wait for each other. It would grow by a page and one mprotect at a time
+  // (glibc malloc/arena.c: grow_heap).
+  mallopt(M_ARENA_MAX, 2)
+  mallopt(M_TOP_PAD, 256 << 10)
   let work = Unmanaged.passRetained(Work(body))
   var thread = pthread_t()
   let result = pthread_create(

@@ -46,8 +46,10 @@ public final class DumpContext {
   public var processes: [Int32] = []
   /// PIDs and TIDs of the tree in the root's PID namespace, by those in the tracer's, where these are not the same ones.
   public var imageNumbers: [Int32: Int32] = [:]
-  /// Image numbers that are given out one after the other.
+  /// Image numbers that are given out one after the other by whoever records.
   private var numbers: [String: UInt32] = [:]
+  /// Those of pages images, which the tracer gives out.
+  private var pagesImages: UInt32 = 0
   public var statistics = DumpStatsEntry()
   public var warnings: [String] = []
 
@@ -71,6 +73,12 @@ public final class DumpContext {
   public func number(_ kind: String) -> UInt32 {
     numbers[kind, default: 0] += 1
     return numbers[kind, default: 0]
+  }
+
+  /// The N of the next pages-N.img.
+  public func nextPagesImage() -> UInt32 {
+    pagesImages += 1
+    return pagesImages
   }
 }
 

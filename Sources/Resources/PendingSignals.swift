@@ -7,12 +7,11 @@ import Tracee
 /// Signals that were sent and not taken yet, with their full siginfo, in the order of their queues
 /// (man 2 ptrace PTRACE_PEEKSIGINFO, rt_sigqueueinfo).
 public enum PendingSignals {
-  /// What waits for one thread, or for the process as a whole. `status` spares the question where nothing waits.
-  public static func record(_ thread: TracedThread, _ status: ProcStatus, shared: Bool) throws(Failure)
+  /// What waits for one thread, or for the process as a whole.
+  public static func record(_ thread: TracedThread, shared: Bool) throws(Failure)
     -> SignalQueueEntry
   {
     var queue = SignalQueueEntry()
-    if shared ? status.signalsPendingShared == 0 : status.signalsPending == 0 { return queue }
     let signals = try about("task \(thread.tid): reading its pending signals") { () throws(Errno) in
       try Ptrace.pendingSignals(thread.tid, shared: shared)
     }

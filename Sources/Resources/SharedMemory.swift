@@ -31,7 +31,7 @@ public struct SharedMemoryTable {
   public static func record(id: UInt64, path: String, size: UInt64, _ dump: DumpContext) throws(Failure) {
     try about("shared memory \(id)") { () throws(Failure) in
       let memory = try about("opening \(path)") { () throws(Errno) in try Descriptor.open(path, O_RDONLY) }
-      let pagesID = dump.number("pages")
+      let pagesID = dump.nextPagesImage()
       let pages = try asFailure { () throws(ImageError) in try dump.directory.create(.pages(pagesID)) }
       let out = Descriptor(pages.rawValue)
       var map: [PagemapEntry] = []

@@ -24,8 +24,13 @@ public final class DeadManSwitch {
   }
 
   deinit {
-    _ = cl_syscall(Int(__NR_set_robust_list), 0, MemoryLayout<cl_robust_head>.size, 0, 0, 0, 0)
+    retire()
     head.deallocate()
+  }
+
+  /// There is nobody left to tell. The kernel would look at every slot once more when the thread ends.
+  public func retire() {
+    _ = cl_syscall(Int(__NR_set_robust_list), 0, MemoryLayout<cl_robust_head>.size, 0, 0, 0, 0)
   }
 
   private var headAddress: UInt64 { UInt64(UInt(bitPattern: head)) }

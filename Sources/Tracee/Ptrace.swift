@@ -138,26 +138,23 @@ public enum Ptrace {
     }
   }
 
+  private static let siginfoBytes = 128
+  private static let siginfosAtOnce = 32
+  /// Only the tracer's one thread uses it.
+  nonisolated(unsafe) private static let siginfos = UnsafeMutableRawBufferPointer.allocate(
+    byteCount: siginfoBytes * siginfosAtOnce, alignment: 8)
+
   /// Queued signals, as the kernel's 128-byte siginfo each; not taken off the queue (PTRACE_PEEKSIGINFO).
   public static func pendingSignals(_ tid: Int32, shared: Bool) throws(Errno) -> [[UInt8]] {
     var list: [[UInt8]] = []
-    let size = 128
-    let batch = 32
-    var buffer = [UInt8](repeating: 0, count: size * batch)
     while true {
       // struct ptrace_peeksiginfo_args: u64 off, u32 flags, s32 nr
-      var arguments = (UInt64(list.count), UInt32(shared ? 1 : 0), Int32(batch))
+      var arguments = (UInt64(list.count), UInt32(shared ? 1 : 0), Int32(siginfosAtOnce))
       let n = try withUnsafeMutablePointer(to: &arguments) { arguments throws(Errno) in
-        let result = buffer.withUnsafeMutableBytes {
-          cl_syscall(
-            Int(__NR_ptrace), 0x4209, Int(tid), Int(bitPattern: arguments),
-            Int(bitPattern: $0.baseAddress), 0, 0)
-        }
-        if result < 0 { throw Errno(rawValue: Int32(-result)) }
-        return result
+        try request(0x4209, tid, Int(bitPattern: arguments), Int(bitPattern: siginfos.baseAddress))
       }
-      for i in 0..<n { list.append([UInt8](buffer[(i * size)..<((i + 1) * size)])) }
-      if n < batch { return list }
+      for i in 0..<n { list.append(Array(siginfos[(i * siginfoBytes)..<((i + 1) * siginfoBytes)])) }
+      if n < siginfosAtOnce { return list }
     }
   }
 
