@@ -39,12 +39,17 @@ public final class ReadBuffer {
     return UnsafeRawBufferPointer(rebasing: storage[..<count])
   }
 
-  /// Hands out the whole lines of a descriptor, piece after piece, to its end.
-  func readLines(_ fd: Int32, _ body: (UnsafeRawBufferPointer) -> Void) throws(Errno) {
+  /// Hands out the whole lines of a file of `/proc`, piece after piece, to its end.
+  ///
+  /// The kernel makes whole records until it has as many bytes as are asked for. What does not fit into its page any more it throws away,
+  /// and makes again with the next read (fs/seq_file.c: seq_read_iter); a record of smaps can take as long as the walk over a
+  /// gigabyte's pages. So no more is asked for than leaves room for one: `usualRecord`, in bytes. Longer ones come all the same.
+  func readLines(_ fd: Int32, usualRecord: Int, _ body: (UnsafeRawBufferPointer) -> Void) throws(Errno) {
     var count = 0
     while true {
       if count == storage.count { grow() }
-      let n = try syscall(__NR_read, Int(fd), Int(bitPattern: storage.baseAddress) + count, storage.count - count)
+      let room = min(storage.count - count, pageSize - usualRecord)
+      let n = try syscall(__NR_read, Int(fd), Int(bitPattern: storage.baseAddress) + count, room)
       count += n
       let lines = n == 0 ? count : (storage[..<count].lastIndex(of: 0x0a) ?? -1) + 1
       body(UnsafeRawBufferPointer(rebasing: storage[..<lines]))

@@ -101,7 +101,7 @@ extension Mapping {
   /// a hundred times what is kept of it.
   public static func readAll(_ fd: Int32, _ buffer: ReadBuffer) throws(Errno) -> [Mapping] {
     var list: [Mapping] = []
-    try buffer.readLines(fd) { parse($0, into: &list) }
+    try buffer.readLines(fd, usualRecord: 900) { parse($0, into: &list) }
     return list
   }
 
