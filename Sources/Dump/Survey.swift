@@ -15,6 +15,8 @@ struct Survey {
   private(set) var namespaces: NamespaceTable?
   private var byPID: [Int32: DumpedTask] = [:]
   private let buffer = ReadBuffer()
+  /// As they were when all had stopped.
+  private let locks: FileLocks
 
   private(set) var pidNamespaces: PIDNamespaces
 
@@ -22,6 +24,7 @@ struct Survey {
   private static let foreignNamespaces: [NamespaceInodes.Kind] = [.net, .user, .cgroup, .time, .timeForChildren]
 
   init() throws(Failure) {
+    locks = FileLocks(buffer)
     pidNamespaces = try about("looking at this process's PID namespace") { () throws(Errno) in try PIDNamespaces() }
   }
 
@@ -113,7 +116,7 @@ struct Survey {
         }
       }
     }
-    objections += try DescriptorTable.survey(task, parent: byPID[task.parent], options, buffer, companion)
+    objections += try DescriptorTable.survey(task, parent: byPID[task.parent], options, locks, buffer, companion)
     byPID[task.pid] = task
     objections += table.objections(to: task)
     if let vdso = task.mappings.first(where: { $0.name == Array("[vdso]".utf8) }) {

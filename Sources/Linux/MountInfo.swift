@@ -110,16 +110,18 @@ extension Mount {
 
 /// The ID of the mount through which a path is reached; an empty path means the descriptor itself (man 2 statx, STATX_MNT_ID).
 public func mountID(at directory: Int32, _ path: String = "", followLinks: Bool = true) throws(Errno) -> Int32 {
-  // struct statx: stx_mnt_id is the 64-bit word at offset 144.
-  var status = [UInt64](repeating: 0, count: 32)
   let flags = (path.isEmpty ? AT_EMPTY_PATH : 0) | (followLinks ? 0 : AT_SYMLINK_NOFOLLOW)
-  let result = status.withUnsafeMutableBytes { status in
-    path.withCString {
+  var result = 0
+  // struct statx has 256 bytes; stx_mnt_id is the 64-bit word at offset 144.
+  let mount = withUnsafeTemporaryAllocation(of: UInt64.self, capacity: 32) { status in
+    status.initialize(repeating: 0)
+    result = path.withCString {
       cl_syscall(
         Int(__NR_statx), Int(directory), Int(bitPattern: $0), Int(flags), 0x1000 /* STATX_MNT_ID */,
         Int(bitPattern: status.baseAddress), 0)
     }
+    return status[18]
   }
   if result < 0 { throw Errno(rawValue: Int32(-result)) }
-  return Int32(truncatingIfNeeded: status[18])
+  return Int32(truncatingIfNeeded: mount)
 }

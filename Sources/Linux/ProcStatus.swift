@@ -15,6 +15,8 @@ public struct ProcStatus: Equatable, Sendable {
   public var nsPgid: [Int32] = []
   public var nsSid: [Int32] = []
   public var threads = 0
+  /// Descriptor numbers that the table has room for; those in use are below it.
+  public var tableSize: Int32 = 0
   public var signalsBlocked: UInt64 = 0
   public var capInheritable: UInt64 = 0
   public var capPermitted: UInt64 = 0
@@ -45,6 +47,7 @@ public struct ProcStatus: Equatable, Sendable {
       case 5 where key.matches("NSpid"): nsPid = v.signedList()
       case 5 where key.matches("NSsid"): nsSid = v.signedList()
       case 5 where key.matches("VmRSS"): hasMemory = true
+      case 6 where key.matches("FDSize"): tableSize = Int32(truncatingIfNeeded: v.decimal())
       case 6 where key.matches("Groups"): groups = v.unsignedList()
       case 6 where key.matches("NStgid"): nsTgid = v.signedList()
       case 6 where key.matches("NSpgid"): nsPgid = v.signedList()

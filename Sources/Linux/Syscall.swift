@@ -114,14 +114,14 @@ public func nanoseconds(_ clock: clockid_t = CLOCK_MONOTONIC) -> UInt64 {
 /// The target of a symbolic link, as bytes: paths need not be UTF-8 (man 2 readlinkat).
 public func readlink(at directory: Int32 = AT_FDCWD, _ path: String) throws(Errno) -> [UInt8] {
   var failure: Errno?
-  let bytes = path.withCString { name in
-    [UInt8](unsafeUninitializedCapacity: 4200) { buffer, count in
-      // The kernel's own magic links can be longer than PATH_MAX by " (deleted)".
-      let n = cl_syscall(
-        Int(__NR_readlinkat), Int(directory), Int(bitPattern: name),
-        Int(bitPattern: buffer.baseAddress), buffer.count, 0, 0)
-      if n < 0 { failure = Errno(rawValue: Int32(-n)) } else { count = n }
+  // The kernel's own magic links can be longer than PATH_MAX by " (deleted)".
+  let bytes = withUnsafeTemporaryAllocation(byteCount: 4200, alignment: 1) { buffer in
+    let n = path.withCString {
+      cl_syscall(
+        Int(__NR_readlinkat), Int(directory), Int(bitPattern: $0), Int(bitPattern: buffer.baseAddress), buffer.count, 0, 0)
     }
+    if n < 0 { failure = Errno(rawValue: Int32(-n)) }
+    return [UInt8](buffer[..<max(n, 0)])
   }
   if let failure { throw failure }
   return bytes

@@ -10,7 +10,8 @@ public enum DescriptorTable {
   /// Looks at every descriptor. What cannot be dumped is returned in words; nothing has been changed. `parent` has been looked at
   /// before.
   public static func survey(
-    _ task: DumpedTask, parent: DumpedTask?, _ options: DumpOptions, _ buffer: ReadBuffer, _ companion: Companion
+    _ task: DumpedTask, parent: DumpedTask?, _ options: DumpOptions, _ locks: FileLocks, _ buffer: ReadBuffer,
+    _ companion: Companion
   ) throws(Failure) -> [String] {
     // Since Linux 6.2 the size is the number of descriptors (fs/proc/fd.c: proc_fd_getattr).
     let count = try about("\(task.description): counting its descriptors") { () throws(Errno) in
@@ -19,21 +20,14 @@ public enum DescriptorTable {
     if let parent { task.descriptors = inherited(task, from: parent, count: count) }
     if count > 0, task.descriptors.count == count { return [] }
 
-    let examiner = try DescriptorExaminer(task)
-    let numbers = try about("\(task.description): reading its descriptors") { () throws(Errno) in
-      try buffer.numbers(in: examiner.links.rawValue)
-    }
+    let examiner = try DescriptorExaminer(task, locks)
+    var known: [Int32: DumpedDescriptor] = [:]
+    for descriptor in task.descriptors { known[descriptor.number] = descriptor }
+    let unknown = try examiner.candidates(count, buffer).filter { known[$0] == nil }
+    let examined = try examiner.examine(unknown, buffer, companion)
+    task.descriptors.reserveCapacity(known.count + examined.count)
     var objections: [String] = []
-    let known = Dictionary(task.descriptors.map { ($0.number, $0) }, uniquingKeysWith: { first, _ in first })
-    task.descriptors = []
-    task.descriptors.reserveCapacity(numbers.count)
-    var examined = try examiner.examine(numbers.filter { known[$0] == nil }, buffer, companion)[...]
-    for number in numbers {
-      if let descriptor = known[number] {
-        task.descriptors.append(descriptor)
-        continue
-      }
-      guard let (file, closesOnExec) = examined.popFirst() else { break }
+    for (number, file, closesOnExec) in examined {
       guard let kind = fileKinds.first(where: { $0.matches(file) }) else {
         objections.append("\(file.description): \(UnsupportedFile.feature(file))")
         continue
@@ -44,6 +38,7 @@ public enum DescriptorTable {
       task.descriptors.append(
         DumpedDescriptor(number: number, file: DumpedDescription(file, kind), closesOnExec: closesOnExec))
     }
+    if !known.isEmpty { task.descriptors.sort { $0.number < $1.number } }
     return objections
   }
 

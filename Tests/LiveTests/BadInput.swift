@@ -124,6 +124,31 @@ extension Live {
       }
     }
 
+    /// All three kinds; the first is held by a description whose locker is dead.
+    @Test func fileLocks() throws {
+      let script = """
+        import fcntl, os, signal
+        held, bytes, leased = open('held', 'w'), open('bytes', 'w'), None
+        if os.fork() == 0:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            os._exit(0)
+        os.wait()
+        fcntl.lockf(bytes, fcntl.LOCK_EX)
+        open('leased', 'w').close()
+        leased = open('leased')
+        fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_RDLCK)
+        free = open('free', 'w')
+        open('ready', 'w').close()
+        signal.pause()
+        """
+      try Job.run(["python3", "-c", script], named: "locks") { job in
+        _ = Processes.poll(10) { Files.exists(job.path("ready")) }
+        let outcome = try job.tryDump()
+        expectRefusal(outcome, naming: ["held: a file lock (file-locks)", "bytes: a file lock", "leased: a file lock"])
+        #expect(!outcome.errors.contains("free"), "\(outcome.errors)")
+      }
+    }
+
     // MARK: the work folder
 
     @Test func logsStatisticsAndPidfileGoToTheWorkFolder() throws {
