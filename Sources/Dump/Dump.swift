@@ -31,13 +31,13 @@ public enum Dump {
     let dump = try DumpContext(options: options, directory: directory)
     let deadManSwitch = try about("preparing the dead man's switch") { () throws(Errno) in try DeadManSwitch() }
     let begin = nanoseconds()
-    raiseFileLimit()
     if dump.directory.isOpenToOthers {
       dump.warnings.append("others may write in \(images), and so put images of theirs there: chmod go-w it before you restore from it")
     }
 
     let companion = Companion()
-    let glances = Glances(companion)
+    let foresight = options.snapshot ? Foresight(root: options.pid) : nil
+    let glances = Glances(companion, foresight)
     var freezer = Freezer(glances)
     try freezer.freeze(root: options.pid, timeout: max(options.timeout, 1))
     let frozen = nanoseconds()
@@ -58,7 +58,7 @@ public enum Dump {
       throw error
     }
 
-    let snapshot = options.snapshot ? Snapshot(dump) : nil
+    let snapshot = foresight.map { Snapshot(dump, $0) }
     do throws(Failure) {
       let images = ImageSet(dump, survey.tasks, survey.pidNamespaces)
       var collector = Collector(dump, deadManSwitch)
@@ -93,14 +93,6 @@ public enum Dump {
   private final class Remains {
     let known: Any
     init(_ known: Any) { self.known = known }
-  }
-
-  /// Each task's folder in /proc stays open until the end, and a tree may have more tasks than the usual limit has descriptors.
-  private static func raiseFileLimit() {
-    var limit = rlimit()
-    getrlimit(__rlimit_resource_t(7), &limit)  // RLIMIT_NOFILE
-    limit.rlim_cur = limit.rlim_max
-    setrlimit(__rlimit_resource_t(7), &limit)
   }
 
   private static func openFolder(_ path: String) throws(Failure) -> ImageDirectory {

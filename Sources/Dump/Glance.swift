@@ -10,6 +10,8 @@ struct Glance {
   /// Which namespaces it lives in, in the order of the kinds; 0 where there is none, see ``NamespaceInodes``.
   var namespaces: [UInt64] = []
   var mappings: [Mapping] = []
+  /// Their flags are still to be compared: see ``Foresight``.
+  var isForeseen = false
   var timers: [PosixTimerEntry] = []
   /// Of the threads but the first, in order.
   var threads: [ThreadGlance] = []
@@ -39,11 +41,21 @@ struct Glance {
       return try NamespaceInodes(folder: task.folder, pidfd: try pidfdOpen(task.pid), keeping: reader.namespaces).all()
     }
     if task.isZombie { return }
-    mappings = reader.hold(
-      try about("task \(task.pid): reading smaps") { () throws(Errno) in
-        let smaps = try Descriptor.open(at: task.folder, "smaps")
-        return try Mapping.readAll(smaps.rawValue, reader.buffer)
+    if let foreseen = try about(
+      "task \(task.pid): reading maps",
+      { () throws(Errno) in
+        try task.foresight?.mappings(of: task, status, reader.buffer)
       })
+    {
+      isForeseen = true
+      mappings = foreseen
+    } else {
+      mappings = reader.hold(
+        try about("task \(task.pid): reading smaps") { () throws(Errno) in
+          let smaps = try Descriptor.open(at: task.folder, "smaps")
+          return try Mapping.readAll(smaps.rawValue, reader.buffer)
+        })
+    }
     timers = try about("task \(task.pid): reading its timers") { () throws(Errno) in
       let file = try Descriptor.open(at: task.folder, "timers")
       return PosixTimers.list(try reader.buffer.readAll(file.rawValue, longestRecord: 512))
@@ -55,6 +67,7 @@ struct Glance {
     var pid: Int32
     var folder: Int32
     var isZombie: Bool
+    var foresight: Foresight?
   }
 
   /// What a thread of the tool needs to read.
@@ -112,13 +125,15 @@ final class Glances {
   private static let fewest = 16
 
   private let companion: Companion
+  private let foresight: Foresight?
   private let parts: Lookahead<Part>
   private var count = 0
   /// Of the process that is being frozen, those that make no part yet.
   private var threads: [Int32] = []
 
-  init(_ companion: Companion) {
+  init(_ companion: Companion, _ foresight: Foresight?) {
     self.companion = companion
+    self.foresight = foresight
     parts = Lookahead(companion)
   }
 
@@ -134,7 +149,9 @@ final class Glances {
   func append(_ task: Glance.Place) {
     note()
     if !threads.isEmpty { endPart(of: task) }
-    parts.append { (reader) throws(Failure) in .task(try Glance(at: task, reader)) }
+    var task = task
+    task.foresight = foresight
+    parts.append { [task] (reader) throws(Failure) in .task(try Glance(at: task, reader)) }
   }
 
   private func note() {

@@ -26,7 +26,12 @@ final class Snapshot {
   /// Those that have written, and that children are still to be compared with.
   private var parents: [Part] = []
 
-  init(_ dump: DumpContext) { self.dump = dump }
+  private let foresight: Foresight
+
+  init(_ dump: DumpContext, _ foresight: Foresight) {
+    self.dump = dump
+    self.foresight = foresight
+  }
 
   /// Makes copies of tasks, and returns the others: they have to write their memory now.
   func take(_ tasks: [DumpedTask]) throws(Failure) -> [DumpedTask] {
@@ -59,7 +64,19 @@ final class Snapshot {
       do throws(Failure) { try copy.finish(program) } catch { failures.append(error) }
     }
     if let failure = failures.first { throw failure }
+    for task in left where task.isForeseen {
+      try compare(task) { () throws(Errno) in try task.directory.open("smaps") }
+    }
     return left
+  }
+
+  private func compare(_ task: DumpedTask, _ open: () throws(Errno) -> Descriptor) throws(Failure) {
+    let wasRight = try about("\(task.description): reading smaps") { () throws(Errno) in
+      try foresight.wasRight(about: task.pid, smaps: try open())
+    }
+    if wasRight { return }
+    throw Failure(
+      "\(task.description) changed the flags of a mapping in the moment before it was frozen (madvise)", advice: "Try again.")
   }
 
   private static func canCopy(_ task: DumpedTask) -> Bool {
@@ -72,6 +89,9 @@ final class Snapshot {
   /// Has the copies write, and ends them. When this throws, ``end()`` is still to be called.
   func write(_ images: ImageSet, _ collector: inout Collector) throws(Failure) {
     let begin = nanoseconds()
+    for part in parts where part.task.isForeseen {
+      try compare(part.task) { () throws(Errno) in try Descriptor.open("/proc/\(part.copy.pid)/smaps") }
+    }
     while !parts.isEmpty {
       try Interruption.check()
       let batch = Array(parts.prefix(Dump.batchSize))

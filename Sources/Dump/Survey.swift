@@ -15,8 +15,6 @@ struct Survey {
   private(set) var namespaces: NamespaceTable?
   private var byPID: [Int32: DumpedTask] = [:]
   private let buffer = ReadBuffer()
-  /// As they were when all had stopped.
-  private let locks: FileLocks
 
   private(set) var pidNamespaces: PIDNamespaces
 
@@ -24,7 +22,6 @@ struct Survey {
   private static let foreignNamespaces: [NamespaceInodes.Kind] = [.net, .user, .cgroup, .time, .timeForChildren]
 
   init() throws(Failure) {
-    locks = FileLocks(buffer)
     pidNamespaces = try about("looking at this process's PID namespace") { () throws(Errno) in try PIDNamespaces() }
   }
 
@@ -77,6 +74,7 @@ struct Survey {
         "\(task.description): it lives in a namespace of its own, \(kind.family):[\(theirs)] (\(kind.family)-ns)")
     }
     task.mappings = glance.mappings
+    task.isForeseen = glance.isForeseen
     if task.mappings.contains(where: { $0.name.starts(with: "/memfd:swift-restore-area".utf8) }) {
       throw Failure(
         "\(task.description) is being restored by another swift-restore", advice: "Dump it when the restore has come to its end.")
@@ -116,7 +114,7 @@ struct Survey {
         }
       }
     }
-    objections += try DescriptorTable.survey(task, parent: byPID[task.parent], options, locks, buffer, companion)
+    objections += try DescriptorTable.survey(task, parent: byPID[task.parent], options, buffer, companion)
     byPID[task.pid] = task
     objections += table.objections(to: task)
     if let vdso = task.mappings.first(where: { $0.name == Array("[vdso]".utf8) }) {

@@ -23,6 +23,7 @@ public enum Guarded {
       _ = cl_syscall(Int(__NR_prctl), 1 /* PR_SET_PDEATHSIG */, Int(SIGTERM), 0, 0, 0, 0)
       // It may have died before that.
       if getppid() != parent { exit(1) }
+      DescriptorRoom.make()
       exit(onThread(work))
     }
     return watch(child)

@@ -29,6 +29,8 @@ public struct ProcStatus: Equatable, Sendable {
   public var seccompFilters = 0
   public var thpEnabled = true
   public var hasMemory = false
+  /// Of locked memory (mlock(2)).
+  public var lockedKB: UInt64 = 0
 
   public init(_ text: UnsafeRawBufferPointer) {
     var c = ByteCursor(text)
@@ -47,6 +49,7 @@ public struct ProcStatus: Equatable, Sendable {
       case 5 where key.matches("NSpid"): nsPid = v.signedList()
       case 5 where key.matches("NSsid"): nsSid = v.signedList()
       case 5 where key.matches("VmRSS"): hasMemory = true
+      case 5 where key.matches("VmLck"): lockedKB = v.unsigned()
       case 6 where key.matches("FDSize"): tableSize = Int32(truncatingIfNeeded: v.decimal())
       case 6 where key.matches("Groups"): groups = v.unsignedList()
       case 6 where key.matches("NStgid"): nsTgid = v.signedList()

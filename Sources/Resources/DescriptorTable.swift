@@ -10,8 +10,7 @@ public enum DescriptorTable {
   /// Looks at every descriptor. What cannot be dumped is returned in words; nothing has been changed. `parent` has been looked at
   /// before.
   public static func survey(
-    _ task: DumpedTask, parent: DumpedTask?, _ options: DumpOptions, _ locks: FileLocks, _ buffer: ReadBuffer,
-    _ companion: Companion
+    _ task: DumpedTask, parent: DumpedTask?, _ options: DumpOptions, _ buffer: ReadBuffer, _ companion: Companion
   ) throws(Failure) -> [String] {
     // Since Linux 6.2 the size is the number of descriptors (fs/proc/fd.c: proc_fd_getattr).
     let count = try about("\(task.description): counting its descriptors") { () throws(Errno) in
@@ -20,7 +19,7 @@ public enum DescriptorTable {
     if let parent { task.descriptors = inherited(task, from: parent, count: count) }
     if count > 0, task.descriptors.count == count { return [] }
 
-    let examiner = try DescriptorExaminer(task, locks)
+    let examiner = try DescriptorExaminer(task)
     var known: [Int32: DumpedDescriptor] = [:]
     for descriptor in task.descriptors { known[descriptor.number] = descriptor }
     let unknown = try examiner.candidates(count, buffer).filter { known[$0] == nil }

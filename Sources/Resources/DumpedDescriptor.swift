@@ -37,16 +37,14 @@ final class DumpedDescription {
 /// kinds have is read.
 final class DescriptorExaminer {
   private let task: DumpedTask
-  private let locks: FileLocks
   private let pidfd: Descriptor
   /// `/proc/PID/fdinfo`
   private let infos: Descriptor
   /// `/proc/self/fd`: the name of a duplicate is found there sooner than that of the original at its place.
   private let names: Descriptor
 
-  init(_ task: DumpedTask, _ locks: FileLocks) throws(Failure) {
+  init(_ task: DumpedTask) throws(Failure) {
     self.task = task
-    self.locks = locks
     pidfd = try about("\(task.description): pidfd_open") { () throws(Errno) in try pidfdOpen(task.pid) }
     infos = try about("\(task.description): fdinfo") { () throws(Errno) in
       try task.directory.open("fdinfo", O_RDONLY | O_DIRECTORY)
@@ -119,11 +117,7 @@ final class DescriptorExaminer {
       return (number, file, nil)
     }
     file.link = try readlink(at: names.rawValue, String(duplicate.rawValue))
-    if file.format == S_IFREG, !isPath, !locks.mayConcern(inode: UInt64(file.stat.st_ino)) {
-      file.info.position = UInt64(try syscall(__NR_lseek, Int(duplicate.rawValue), 0, Int(SEEK_CUR)))
-      file.info.mountID = try mountID(at: duplicate.rawValue)
-      return (number, file, nil)
-    }
+    // It alone tells of locks: /proc/locks has the whole machine wait for it (fs/locks.c: locks_start).
     let info = try Descriptor.open(at: infos.rawValue, String(number))
     file.info = FdInfo(try buffer.readAll(info.rawValue, longestRecord: 512))
     return (number, file, file.info.flags & UInt32(O_CLOEXEC) != 0)

@@ -32,6 +32,8 @@ public final class DumpedTask {
   public var isChildSubreaper = false
   /// The process whose memory is dumped in place of the task's: a copy of it, made while it was frozen.
   public var copy: Int32?
+  /// Whether the flags of its mappings were read before it was frozen, and are still to be compared.
+  public var isForeseen = false
   /// Whether the tree has children of it.
   public var hasChildren = false
   /// Whether `/proc` is to the task what it is to the tracer: it has the same PID and mount namespaces and root directory.

@@ -36,7 +36,7 @@ final class Construction {
   init(_ plan: Plan) throws(Failure) {
     self.plan = plan
     restore = plan.restore
-    Self.raiseDescriptorLimit()
+    DescriptorRoom.raiseLimit()
     let memory = try about("making the executors' area") { () throws(Errno) in
       let memory = try memfdCreate("swift-restore-area")
       try syscall(__NR_ftruncate, Int(memory.rawValue), ExecutorArea.size(slots: plan.slotSizes))
@@ -54,14 +54,6 @@ final class Construction {
   }
 
   deinit { closeServices() }
-
-  /// As many descriptors as the hard limit allows: the tree's files are all open here for a moment.
-  private static func raiseDescriptorLimit() {
-    var limit = rlimit()
-    getrlimit(__rlimit_resource_t(7), &limit)
-    limit.rlim_cur = limit.rlim_max
-    setrlimit(__rlimit_resource_t(7), &limit)
-  }
 
   /// Service descriptors lie above every number that the tree uses.
   private func openServices() throws(Failure) {
