@@ -148,10 +148,12 @@ final class Glances {
   /// A process all of whose threads have stopped.
   func append(_ task: Glance.Place) {
     note()
-    if !threads.isEmpty { endPart(of: task) }
+    // Where there are many stacks there are many mappings.
+    let isLong = !threads.isEmpty
+    if isLong { endPart(of: task) }
     var task = task
     task.foresight = foresight
-    parts.append { [task] (reader) throws(Failure) in .task(try Glance(at: task, reader)) }
+    parts.append(isLong: isLong) { [task] (reader) throws(Failure) in .task(try Glance(at: task, reader)) }
   }
 
   private func note() {

@@ -15,9 +15,9 @@ final class Lookahead<Item> {
 
   deinit { end() }
 
-  /// One more item. `make` makes it, on either thread.
-  func append(_ make: @escaping Make) {
-    work.append(make)
+  /// One more item. `make` makes it, on either thread; a long one may be begun before others.
+  func append(isLong: Bool = false, _ make: @escaping Make) {
+    work.append(make, isLong: isLong)
     guard !isShared, companion.isHired else { return }
     isShared = true
     let work = work
@@ -55,6 +55,9 @@ final class Lookahead<Item> {
     private let changed = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
     private var wanted: [Make] = []
     private var isComplete = false
+    /// Items that are to be made before others, and those that were.
+    private var long: [Int] = []
+    private var drawn: Set<Int> = []
     private var nextToMake = 0
     private var nextToTake = 0
     private var made: [Int: Result<Item, Failure>] = [:]
@@ -77,11 +80,11 @@ final class Lookahead<Item> {
       return body()
     }
 
-    func append(_ make: @escaping Make) {
+    func append(_ make: @escaping Make, isLong: Bool) {
       locked {
+        if isLong { long.append(wanted.count) }
         wanted.append(make)
-        // Who waits does so for the first that is not made yet.
-        if wanted.count == nextToMake + 1 { pthread_cond_signal(changed) }
+        pthread_cond_signal(changed)
       }
     }
 
@@ -95,8 +98,14 @@ final class Lookahead<Item> {
     /// The companion's part, until all are made or it is stopped.
     func makeAhead(_ reader: Glance.Reader) {
       locked {
-        while nextToMake < wanted.count || !isComplete {
-          if canMakeNext { makeNext(reader) } else { pthread_cond_wait(changed, mutex) }
+        while true {
+          if let index = draw() {
+            makeItem(index, reader)
+          } else if isComplete, nextToMake == wanted.count {
+            return
+          } else {
+            pthread_cond_wait(changed, mutex)
+          }
         }
       }
     }
@@ -111,7 +120,7 @@ final class Lookahead<Item> {
             pthread_cond_signal(changed)
             return item
           }
-          if canMakeNext { makeNext(reader) } else { pthread_cond_wait(changed, mutex) }
+          if let index = draw() { makeItem(index, reader) } else { pthread_cond_wait(changed, mutex) }
         }
       }
     }
@@ -122,16 +131,25 @@ final class Lookahead<Item> {
       locked {
         isComplete = true
         nextToMake = wanted.count
+        long = []
         pthread_cond_signal(changed)
       }
     }
 
-    private var canMakeNext: Bool { nextToMake < min(wanted.count, nextToTake + Self.limit) }
+    private func draw() -> Int? {
+      if let index = long.popLast() {
+        drawn.insert(index)
+        return index
+      }
+      while nextToMake < min(wanted.count, nextToTake + Self.limit) {
+        nextToMake += 1
+        if drawn.remove(nextToMake - 1) == nil { return nextToMake - 1 }
+      }
+      return nil
+    }
 
-    private func makeNext(_ reader: Glance.Reader) {
-      let index = nextToMake
+    private func makeItem(_ index: Int, _ reader: Glance.Reader) {
       let make = wanted[index]
-      nextToMake += 1
       pthread_mutex_unlock(mutex)
       let result: Result<Item, Failure>
       do throws(Failure) { result = .success(try make(reader)) } catch { result = .failure(error) }
