@@ -15,8 +15,14 @@ public enum Dump {
   ) {
     try Preconditions.check(options)
     let isNew = access(images, F_OK) != 0
+    let foresight = options.snapshot ? Foresight(root: options.pid) : nil
     do throws(Failure) {
-      return try dump(options, images: images)
+      do throws(Failure) {
+        return try dump(options, foresight, images: images)
+      } catch {
+        guard let foresight, foresight.wasWrong else { throw error }
+        return try dump(options, nil, images: images)
+      }
     } catch {
       // A refusal leaves nothing behind; a folder with something in it stays.
       if isNew { rmdir(images) }
@@ -24,7 +30,7 @@ public enum Dump {
     }
   }
 
-  private static func dump(_ options: DumpOptions, images: String) throws(Failure) -> (
+  private static func dump(_ options: DumpOptions, _ foresight: Foresight?, images: String) throws(Failure) -> (
     DumpStatsEntry, warnings: [String]
   ) {
     let directory = try openFolder(images)
@@ -36,7 +42,6 @@ public enum Dump {
     }
 
     let companion = Companion()
-    let foresight = options.snapshot ? Foresight(root: options.pid) : nil
     let glances = Glances(companion, foresight)
     var freezer = Freezer(glances)
     try freezer.freeze(root: options.pid, timeout: max(options.timeout, 1))
@@ -58,7 +63,7 @@ public enum Dump {
       throw error
     }
 
-    let snapshot = foresight.map { Snapshot(dump, $0) }
+    let snapshot = options.snapshot ? Snapshot(dump, foresight) : nil
     do throws(Failure) {
       let images = ImageSet(dump, survey.tasks, survey.pidNamespaces)
       var collector = Collector(dump, deadManSwitch)

@@ -12,8 +12,11 @@ final class Foresight {
   private var known: [Int32: [Mapping]] = [:]
   private let buffer = ReadBuffer()
 
-  /// In smaller ones smaps takes less time than the rest.
-  private static let leastPages: UInt64 = 64 << 8
+  /// Something was not as it had been foreseen: what was written of it is wrong.
+  private(set) var wasWrong = false
+
+  /// In smaller ones smaps takes a tenth of a millisecond at most.
+  private static let leastPages: UInt64 = 16 << 8
 
   /// Looks at a tree that runs. What cannot be read now will be when it is frozen.
   init(root: Int32) { look(at: root) }
@@ -52,12 +55,15 @@ final class Foresight {
     return foreseen
   }
 
-  /// Whether the flags that were foreseen are those which an open smaps shows, of the process or of its copy.
-  func wasRight(about pid: Int32, smaps: borrowing Descriptor) throws(Errno) -> Bool {
-    guard let foreseen = known[pid] else { return true }
-    var flags: [UInt64: Mapping] = [:]
-    for mapping in try Mapping.readAll(smaps.rawValue, buffer) { flags[mapping.start] = mapping }
-    return foreseen.allSatisfy { flags[$0.start] == $0 }
+  /// Throws if the flags that were foreseen are not those which an open smaps shows, of the process or of its copy.
+  func compare(_ task: DumpedTask, smaps: borrowing Descriptor) throws(Failure) {
+    let descriptor = smaps.rawValue
+    let now = try about("\(task.description): reading smaps") { () throws(Errno) in try Mapping.readAll(descriptor, buffer) }
+    let byStart = Dictionary(now.map { ($0.start, $0) }, uniquingKeysWith: { first, _ in first })
+    if known[task.pid]?.allSatisfy({ byStart[$0.start] == $0 }) ?? true { return }
+    wasWrong = true
+    throw Failure(
+      "\(task.description) changed the flags of a mapping in the moment before it was frozen (madvise)", advice: "Try again.")
   }
 }
 

@@ -26,9 +26,9 @@ final class Snapshot {
   /// Those that have written, and that children are still to be compared with.
   private var parents: [Part] = []
 
-  private let foresight: Foresight
+  private let foresight: Foresight?
 
-  init(_ dump: DumpContext, _ foresight: Foresight) {
+  init(_ dump: DumpContext, _ foresight: Foresight?) {
     self.dump = dump
     self.foresight = foresight
   }
@@ -65,18 +65,9 @@ final class Snapshot {
     }
     if let failure = failures.first { throw failure }
     for task in left where task.isForeseen {
-      try compare(task) { () throws(Errno) in try task.directory.open("smaps") }
+      try foresight?.compare(task, smaps: try about(task.description) { () throws(Errno) in try task.directory.open("smaps") })
     }
     return left
-  }
-
-  private func compare(_ task: DumpedTask, _ open: () throws(Errno) -> Descriptor) throws(Failure) {
-    let wasRight = try about("\(task.description): reading smaps") { () throws(Errno) in
-      try foresight.wasRight(about: task.pid, smaps: try open())
-    }
-    if wasRight { return }
-    throw Failure(
-      "\(task.description) changed the flags of a mapping in the moment before it was frozen (madvise)", advice: "Try again.")
   }
 
   private static func canCopy(_ task: DumpedTask) -> Bool {
@@ -90,7 +81,8 @@ final class Snapshot {
   func write(_ images: ImageSet, _ collector: inout Collector) throws(Failure) {
     let begin = nanoseconds()
     for part in parts where part.task.isForeseen {
-      try compare(part.task) { () throws(Errno) in try Descriptor.open("/proc/\(part.copy.pid)/smaps") }
+      let smaps = "/proc/\(part.copy.pid)/smaps"
+      try foresight?.compare(part.task, smaps: try about(smaps) { () throws(Errno) in try Descriptor.open(smaps) })
     }
     while !parts.isEmpty {
       try Interruption.check()

@@ -39,6 +39,18 @@ extension Live {
       }
     }
 
+    /// The flags of its mappings are read before it is frozen, and may be others by then.
+    @Test func aProgramThatChangesItsMind() throws {
+      for _ in 0..<8 {
+        try LiveProgram(name: "fixtures/fickle").run { job in
+          try job.dump("--leave-running", "--snapshot")
+          try job.killTree()
+          try job.restore()
+          usleep(50_000)
+        }
+      }
+    }
+
     /// Its own namespaces, where numbers and /proc are others than the tool's.
     @Test func inNamespacesOfItsOwn() throws {
       let script =
