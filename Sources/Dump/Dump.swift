@@ -45,6 +45,7 @@ public enum Dump {
     let glances = Glances(companion, foresight)
     var freezer = Freezer(glances)
     try freezer.freeze(root: options.pid, timeout: max(options.timeout, 1))
+    Ptrace.takeDead(of: freezer.tasks.flatMap { $0.threads.map(\.tid) })
     let frozen = nanoseconds()
     dump.statistics.freezingTime = UInt32(clamping: (frozen - begin) / 1000)
     func noteFrozenTime() { dump.statistics.frozenTime = UInt32(clamping: (nanoseconds() - frozen) / 1000) }

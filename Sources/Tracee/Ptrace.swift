@@ -215,6 +215,15 @@ public enum Ptrace {
     alarm(UInt32(clamping: seconds))
   }
 
+  /// Has tracees that die be waited for twice a second from now on, whatever this process waits for. An init that is killed waits for all
+  /// of its namespace in its exit, and who is traced stays a zombie until the tracer has waited for it (kernel/pid_namespace.c:
+  /// zap_pid_ns_processes, kernel/exit.c: wait_task_zombie): the tracer must not wait for the init alone.
+  public static func takeDead(of tids: [Int32]) {
+    let numbers = UnsafeMutableBufferPointer<Int32>.allocate(capacity: tids.count)
+    _ = numbers.initialize(from: tids)
+    cl_take_dead(numbers.baseAddress, numbers.count, 500)
+  }
+
   /// How a traced thread stopped, or that it is gone.
   public enum Stop: Equatable, Sendable {
     /// PTRACE_EVENT_STOP: interrupted, or in a group stop by this signal.
@@ -239,6 +248,9 @@ public enum Ptrace {
         break
       } catch .interrupted {
         if nanoseconds() >= deadline { throw .timedOut }
+      } catch .noChildProcess {
+        // It has been waited for (``takeDead(of:)``).
+        return .exited(status: 0)
       }
     }
     guard status & 0xff == 0x7f else { return .exited(status: status) }

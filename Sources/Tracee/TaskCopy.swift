@@ -98,7 +98,8 @@ public final class TaskCopy: ProgramRunner {
     do throws(Errno) {
       let pidfd = try pidfdOpen(pid)
       var event = pollfd(fd: pidfd.rawValue, events: Int16(POLLIN), revents: 0)
-      while poll(&event, 1, 1000) == 0 { kill(pid, SIGKILL) }
+      // An error is an interruption: it will be asked again.
+      while poll(&event, 1, 1000) <= 0 { kill(pid, SIGKILL) }
       try reap()
       return true
     } catch {

@@ -37,7 +37,8 @@ extension Live {
       try #require(dump.code == 0, "\(dump.errors)")
       try job.killTree()
       let restore = try Tool.run(["restore", "-D", job.images, "-d", "--pidfile", job.path("pid")] + options)
-      if restore.errors.contains("EEXIST"), options.isEmpty, !isLast { return false }
+      let isTaken = ["EEXIST", "swift-restore's own", "waits for swift-restore"].contains { restore.errors.contains($0) }
+      if isTaken, options.isEmpty, !isLast { return false }
       try #require(restore.code == 0, "\(restore.errors)")
       let restored = pid_t(try job.text("pid")) ?? 0
       // Levels around the root's are the tool's, unless one had its own.

@@ -298,14 +298,16 @@ extension Live {
       var outcome: Tool.Outcome?
       _ = try Processes.poll(10) {
         outcome = try job.tryRestore(options)
+        // What an attempt leaves comes to this process.
+        Processes.reapOrphans(of: [job.pid])
         return outcome.map { !Self.isTaken($0) } ?? true
       }
       return try #require(outcome)
     }
 
     private static func isTaken(_ outcome: Tool.Outcome) -> Bool {
-      outcome.code == 1 && (outcome.errors.contains("has it") || outcome.errors.contains("EEXIST"))
-        && !outcome.errors.contains("process tail")
+      outcome.code == 1 && !outcome.errors.contains("process tail")
+        && ["has it", "EEXIST", "swift-restore's own", "waits for swift-restore"].contains { outcome.errors.contains($0) }
     }
 
     private func parent(of pid: pid_t) -> pid_t {

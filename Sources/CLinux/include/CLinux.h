@@ -180,3 +180,6 @@ static inline uint64_t cl_xsave_component(uint32_t index)
 	return ((uint64_t)b << 32) | a;
 }
 #endif
+
+/* Waits, now and then and in the middle of whatever the caller does, for those of its tracees that have died. The numbers have to stay. */
+void cl_take_dead(const int *tids, size_t count, int milliseconds);
