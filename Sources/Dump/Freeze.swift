@@ -195,9 +195,9 @@ struct Freezer {
     }
     guard let state = found else { return nil }
     if threads.isEmpty { return ([], state) }
-    // The leader first; the kernel lists it first unless it has exited before its threads.
+    // The leader first, then the others as the kernel lists them, which is how they are looked at later.
     if let leader = threads.firstIndex(where: { $0.tid == pid }) {
-      threads.swapAt(0, leader)
+      threads.insert(threads.remove(at: leader), at: 0)
     } else {
       for thread in threads { thread.detach() }
       throw Failure(

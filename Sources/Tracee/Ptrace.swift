@@ -207,7 +207,7 @@ public enum Ptrace {
   /// Lets no wait for a stop last longer than so many seconds from now: a task in an uninterruptible sleep stops only behind it.
   /// 0 takes the limit away.
   public static func limitWaiting(seconds: Int) {
-    deadline = seconds == 0 ? UInt64.max : nanoseconds() + UInt64(seconds) * 1_000_000_000
+    deadline = seconds == 0 ? UInt64.max : nanoseconds() + UInt64(UInt32(clamping: seconds)) * 1_000_000_000
     // The alarm has only to interrupt wait4.
     var action = sigaction()
     action.__sigaction_handler.sa_handler = { _ in }

@@ -40,6 +40,7 @@ struct DumpCommand: ParsableCommand {
   var checksumMemory = false
 
   func validate() throws {
+    guard timeout >= 0 else { throw ValidationError("The timeout is a number of seconds, from 0 up.") }
     if snapshot, !leaveRunning || leaveStopped {
       throw ValidationError("--snapshot is for programs that run on: give --leave-running with it.")
     }

@@ -63,6 +63,10 @@ struct RestoreCommand: ParsableCommand {
   @Flag(inversion: .prefixedNo, help: "Compare memory with its checksums too, if the dump has written them.")
   var verifyMemory = false
 
+  func validate() throws {
+    guard pidRetries >= 0 else { throw ValidationError("The number of retries goes from 0 up.") }
+  }
+
   func run() throws { try request.run() }
 
   var request: RestoreRequest {

@@ -12,7 +12,8 @@ extension Live {
       ["frobnicate"], ["dump"], ["dump", "-D", "/tmp"], ["dump", "-t", "many", "-D", "/tmp"],
       ["dump", "-t", "1", "-D", "/tmp", "--wrong"],
       ["dump", "-t", "-5", "-D", "/tmp"], ["restore", "--wrong"], ["restore", "-v", "x"], ["show"], [], ["dump", "-t", "1", "-o"],
-      ["dump", "-t", ""],
+      ["dump", "-t", ""], ["dump", "-t", "1", "--timeout=-1"],
+      ["restore", "--pid-retries=-1"],
     ])
     func wrongUsageExits64(_ arguments: [String]) throws {
       let outcome = try Tool.run(arguments)
@@ -156,7 +157,7 @@ extension Live {
         usleep(50_000)
         let work = job.path("work")
         mkdir(work, 0o755)
-        try job.dump("-W", work)
+        try job.dump("-W", work, "--timeout", "9223372036854775807")
         #expect(Files.names(work) == ["dump.log", "stats-dump"])
         #expect(!Files.names(job.images).contains("stats-dump") && Files.exists(job.images + "/inventory.img"))
         let images = Files.names(job.images)
