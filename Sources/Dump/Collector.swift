@@ -14,10 +14,6 @@ struct Collector {
   var sharedTables: Set<UInt32> = []
   private var seccomp = SeccompFilters()
   let deadManSwitch: DeadManSwitch
-  private var saidGuards = false
-  /// Where the memory of tasks went.
-  private var written: [Int32: (id: UInt32, pages: Pages)] = [:]
-  private var frames = ParentFrames()
 
   init(_ dump: DumpContext, _ deadManSwitch: DeadManSwitch) {
     self.dump = dump
@@ -133,42 +129,8 @@ struct Collector {
 
   // MARK: Memory
 
-  /// The pages of a task that are to be written, and the N of their image.
-  struct Memory {
-    var task: DumpedTask
-    var id: UInt32
-    var pages: Pages
-  }
-
-  /// Finds the pages of tasks. Parents come before their children.
-  mutating func scanMemory(_ tasks: [DumpedTask], byPID: [Int32: DumpedTask]) throws(Failure) -> [Memory] {
-    var list: [Memory] = []
-    for task in tasks where !task.isZombie {
-      let pagemap = try about(
-        "\(task.description): opening pagemap", advice: "This needs CAP_SYS_PTRACE; run as root."
-      ) { () throws(Errno) in try task.openPagemap() }
-      var pages = try Pages(scanning: task, pagemap)
-      if pages.lacksGuards, !saidGuards {
-        saidGuards = true
-        dump.warnings.append(
-          "this kernel does not tell where guard regions are (PAGE_IS_GUARD of PAGEMAP_SCAN, Linux 6.15): those that the tree may have come back as plain memory"
-        )
-      }
-      if let parent = byPID[task.parent], let (_, parentPages) = written[task.parent] {
-        try pages.findShared(task, pagemap, with: parent, parentPages, &frames)
-      }
-      task.memory.vmas += pages.guardEntries
-      let id = dump.nextPagesImage()
-      written[task.pid] = (id, pages)
-      list.append(Memory(task: task, id: id, pages: pages))
-      dump.statistics.pagesScanned += pages.scanned
-      dump.statistics.pagesWritten += pages.pageCount
-    }
-    return list
-  }
-
   /// The writing of memory by the tasks themselves.
-  func transfers(_ memory: [Memory]) throws(Failure) -> [MemoryTransfer] {
+  func transfers(_ memory: [MemoryScan.Found]) throws(Failure) -> [MemoryTransfer] {
     var transfers: [MemoryTransfer] = []
     for part in memory {
       let file = try dump.createPages(part.id)
@@ -178,13 +140,6 @@ struct Collector {
           part.task, process, part.pages, to: file, sharesTable: sharedTables.contains(part.task.ids.filesId)))
     }
     return transfers
-  }
-
-  /// Lets go of what no child will be compared with.
-  mutating func forget(_ task: DumpedTask) {
-    if task.hasChildren { return }
-    written[task.pid] = nil
-    task.forgetMappings()
   }
 }
 

@@ -67,13 +67,15 @@ public enum Dump {
     let snapshot = options.snapshot ? Snapshot(dump, foresight) : nil
     do throws(Failure) {
       let images = ImageSet(dump, survey.tasks, survey.pidNamespaces)
-      var collector = Collector(dump, deadManSwitch)
-      try write(survey, images, snapshot, &collector, companion)
+      let scan = MemoryScan(dump, images.byPID)
+      let batches = Batches(survey.tasks, images, scan, snapshot, Collector(dump, deadManSwitch), companion)
+      try batches.write()
       if let snapshot {
         letGo(survey.tasks, &freezer)
         noteFrozenTime()
-        try snapshot.write(images, &collector)
+        try snapshot.write(images, scan)
       }
+      scan.noteStatistics()
       try images.finish()
     } catch {
       companion.settle()
@@ -123,74 +125,6 @@ public enum Dump {
       advice: "Nothing was changed; the tree runs on. Close what is named, or dump without it.")
   }
 
-  /// Collects and writes some tasks after the other, so that what is known of all of them never has to be held at once. While the tracer
-  /// is busy with some, the companion writes what is known of those before, and looks at those behind.
-  ///
-  /// With `--snapshot` the memory of most is yet to be written when this returns.
-  private static func write(
-    _ survey: Survey, _ images: ImageSet, _ snapshot: Snapshot?, _ collector: inout Collector, _ companion: Companion
-  ) throws(Failure) {
-    let tasks = survey.tasks
-    let dump = collector.dump
-    if let root = tasks.first, root.rootLevel > 0 {
-      for task in tasks {
-        dump.imageNumbers[task.pid] = task.imagePID
-        for thread in task.threads { dump.imageNumbers[thread.traced.tid] = task.imageTID(of: thread) }
-      }
-    }
-    dump.processes = tasks.filter { !$0.isZombie }.map(\.pid)
-    let parents = Set(tasks.map(\.parent))
-    for task in tasks { task.hasChildren = parents.contains(task.pid) }
-    let batches = stride(from: 0, to: tasks.count, by: batchSize).map { Array(tasks[$0..<min($0 + batchSize, tasks.count)]) }
-    // The companion is two batches ahead with what is seen from outside.
-    try images.assignIDs(companion) { () throws(Failure) in
-      for batch in batches.prefix(2) { try record(batch, dump) }
-    }
-    let tables = Dictionary(grouping: tasks.filter { !$0.isZombie }, by: \.ids.filesId)
-    collector.sharedTables = Set(tables.filter { $0.value.count > 1 }.keys)
-    snapshot?.deadManSwitch = collector.deadManSwitch
-    /// Whose images are being written by the companion.
-    var before: (tasks: [DumpedTask], left: [DumpedTask]) = ([], [])
-    for (i, batch) in batches.enumerated() {
-      try collector.collect(batch, companion)
-      try Interruption.check()
-      let begin = nanoseconds()
-      let left = try snapshot?.take(batch) ?? batch
-      let memory = try collector.scanMemory(left, byPID: images.byPID)
-      let transfers = try collector.transfers(memory)
-      try MemoryTransfer.begin(transfers)
-      do throws(Failure) {
-        try companion.wait()
-        forget(before)
-        before = (batch, left)
-        images.prepare(batch)
-        companion.start { () throws(Failure) in
-          try images.write(batch)
-          try images.write(memory)
-          if i + 2 < batches.count { try record(batches[i + 2], dump) }
-        }
-        try MemoryTransfer.finish(transfers)
-        try images.help()
-      } catch {
-        MemoryTransfer.end(transfers)
-        throw error
-      }
-      dump.statistics.memwriteTime += UInt32(clamping: (nanoseconds() - begin) / 1000)
-    }
-    try companion.wait()
-    forget(before)
-    func forget(_ written: (tasks: [DumpedTask], left: [DumpedTask])) {
-      for task in written.tasks { task.forgetWritten() }
-      for task in written.left { collector.forget(task) }
-    }
-    let begin = nanoseconds()
-    try SharedMemoryTable.recordSegments(dump)
-    dump.statistics.memwriteTime += UInt32(clamping: (nanoseconds() - begin) / 1000)
-    dump.statistics.memdumpTime = dump.statistics.memwriteTime
-    try Interruption.check()
-    try images.writeTree(seccomp: collector.seccompImage)
-  }
-
   /// The tasks run on, as they were found; or have been stopped before.
   private static func letGo(_ tasks: [DumpedTask], _ freezer: inout Freezer, stopped: Bool = false) {
     for task in tasks { task.process?.close() }
@@ -198,18 +132,6 @@ public enum Dump {
       for task in tasks where !task.isZombie { kill(task.pid, SIGSTOP) }
     }
     freezer.release()
-  }
-
-  /// How many tasks are collected and written at a time.
-  static let batchSize = 64
-
-  /// What is seen of tasks from outside.
-  private static func record(_ tasks: [DumpedTask], _ dump: DumpContext) throws(Failure) {
-    for task in tasks where !task.isZombie {
-      try AddressSpace.record(task, dump)
-      try FileSystemContext.record(task, dump)
-      try DescriptorTable.record(task, dump)
-    }
   }
 
   /// Ends the tree, or lets it go as it was found.

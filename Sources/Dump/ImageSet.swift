@@ -106,7 +106,7 @@ final class ImageSet {
   }
 
   /// The mappings of tasks, and where their pages are.
-  func write(_ memory: [Collector.Memory]) throws(Failure) {
+  func write(_ memory: [MemoryScan.Found]) throws(Failure) {
     for (task, id, pages) in memory.map({ ($0.task, $0.id, $0.pages) }) {
       let pid = UInt32(task.imagePID)
       try write(task.memory, to: .mm(pid))

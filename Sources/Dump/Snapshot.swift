@@ -78,7 +78,7 @@ final class Snapshot {
   }
 
   /// Has the copies write, and ends them. When this throws, ``end()`` is still to be called.
-  func write(_ images: ImageSet, _ collector: inout Collector) throws(Failure) {
+  func write(_ images: ImageSet, _ scan: MemoryScan) throws(Failure) {
     let begin = nanoseconds()
     for part in parts where part.task.isForeseen {
       let smaps = "/proc/\(part.copy.pid)/smaps"
@@ -86,8 +86,8 @@ final class Snapshot {
     }
     while !parts.isEmpty {
       try Interruption.check()
-      let batch = Array(parts.prefix(Dump.batchSize))
-      let memory = try collector.scanMemory(batch.map(\.task), byPID: images.byPID)
+      let batch = Array(parts.prefix(Batches.size))
+      let memory = try scan.find(batch.map(\.task))
       var transfers: [MemoryTransfer] = []
       for (part, memory) in zip(batch, memory) {
         let file = try dump.createPages(memory.id)
@@ -105,7 +105,7 @@ final class Snapshot {
       parts.removeFirst(batch.count)
       parents += batch.filter { $0.task.hasChildren }
       end(batch.filter { !$0.task.hasChildren })
-      for part in batch { collector.forget(part.task) }
+      for part in batch { scan.forget(part.task) }
     }
     let last = parents
     parents = []

@@ -81,7 +81,10 @@ struct Survey {
     }
     objections += AddressSpace.objections(task)
     objections += try SystemVSharedMemory.objections(task)
-    for (thread, status) in zip(frozen.threads, [task.status] + glance.threads.map(\.status)) {
+    var statuses = [task.pid: task.status]
+    for thread in glance.threads { statuses[thread.tid] = thread.status }
+    for thread in frozen.threads {
+      guard let status = statuses[thread.tid] else { throw Failure("\(task.description): thread \(thread.tid) was not looked at") }
       if !thread.registers.is64Bit {
         objections.append("\(task.description): thread \(thread.tid) runs 32-bit code (compat)")
       }

@@ -1,0 +1,133 @@
+import Checkpoint
+import Glibc
+import Linux
+import Resources
+import SystemPackage
+import Tracee
+
+/// Collects and writes some tasks after the other, so that what is known of all of them never has to be held at once. While the tracer
+/// is busy with some, the companion writes what is known of those before, and looks from outside at those behind.
+final class Batches {
+  /// How many tasks are collected and written at a time.
+  static let size = 64
+
+  private let dump: DumpContext
+  private let images: ImageSet
+  private let scan: MemoryScan
+  private let snapshot: Snapshot?
+  private let companion: Companion
+  private var collector: Collector
+  private let all: [DumpedTask]
+  private let batches: [[DumpedTask]]
+  /// The pages of batches that have been recorded: whose job records, has this. With a snapshot nobody does: most tasks' pages are
+  /// those of their copies.
+  private var found: [Int: [MemoryScan.Found]] = [:]
+  /// Those of the next batch.
+  private var next: [MemoryScan.Found] = []
+
+  /// Tasks that are being written: their memory by themselves, all else by the companion.
+  private struct Writing {
+    var tasks: [DumpedTask] = []
+    /// Those without a copy.
+    var left: [DumpedTask] = []
+  }
+
+  private var writing = Writing()
+
+  init(
+    _ tasks: [DumpedTask], _ images: ImageSet, _ scan: MemoryScan, _ snapshot: Snapshot?, _ collector: Collector,
+    _ companion: Companion
+  ) {
+    dump = collector.dump
+    self.images = images
+    self.scan = scan
+    self.snapshot = snapshot
+    self.companion = companion
+    self.collector = collector
+    all = tasks
+    batches = stride(from: 0, to: tasks.count, by: Self.size).map { Array(tasks[$0..<min($0 + Self.size, tasks.count)]) }
+  }
+
+  /// Everything but the inventory. With `--snapshot` the memory of most tasks is yet to be written when this returns.
+  func write() throws(Failure) {
+    noteRelations()
+    try images.assignIDs(companion) { () throws(Failure) in try record(0) }
+    let tables = Dictionary(grouping: all.filter { !$0.isZombie }, by: \.ids.filesId)
+    collector.sharedTables = Set(tables.filter { $0.value.count > 1 }.keys)
+    snapshot?.deadManSwitch = collector.deadManSwitch
+    next = found.removeValue(forKey: 0) ?? []
+    if batches.count > 1 { companion.start { () throws(Failure) in try self.record(1) } }
+    for index in batches.indices { try write(index) }
+    try companion.wait()
+    forgetWritten()
+    let begin = nanoseconds()
+    try SharedMemoryTable.recordSegments(dump)
+    noteTime(since: begin)
+    dump.statistics.memdumpTime = dump.statistics.memwriteTime
+    try Interruption.check()
+    try images.writeTree(seccomp: collector.seccompImage)
+  }
+
+  /// What tasks are to each other.
+  private func noteRelations() {
+    if let root = all.first, root.rootLevel > 0 {
+      for task in all {
+        dump.imageNumbers[task.pid] = task.imagePID
+        for thread in task.threads { dump.imageNumbers[thread.traced.tid] = task.imageTID(of: thread) }
+      }
+    }
+    dump.processes = all.filter { !$0.isZombie }.map(\.pid)
+    let parents = Set(all.map(\.parent))
+    for task in all { task.hasChildren = parents.contains(task.pid) }
+  }
+
+  /// What is seen of a batch from outside. The companion is two batches ahead of the tracer with it.
+  private func record(_ index: Int) throws(Failure) {
+    guard index < batches.count else { return }
+    for task in batches[index] where !task.isZombie {
+      try AddressSpace.record(task, dump)
+      try FileSystemContext.record(task, dump)
+      try DescriptorTable.record(task, dump)
+    }
+    if snapshot == nil { found[index] = try scan.find(batches[index]) }
+  }
+
+  private func write(_ index: Int) throws(Failure) {
+    let tasks = batches[index]
+    try collector.collect(tasks, companion)
+    try Interruption.check()
+    let begin = nanoseconds()
+    let left = try snapshot?.take(tasks) ?? tasks
+    let memory = try snapshot == nil ? next : scan.find(left)
+    let transfers = try collector.transfers(memory)
+    try MemoryTransfer.begin(transfers)
+    do throws(Failure) {
+      try companion.wait()
+      forgetWritten()
+      next = found.removeValue(forKey: index + 1) ?? []
+      writing = Writing(tasks: tasks, left: left)
+      images.prepare(tasks)
+      companion.start { () throws(Failure) in
+        try self.images.write(tasks)
+        try self.images.write(memory)
+        try self.record(index + 2)
+      }
+      try MemoryTransfer.finish(transfers)
+      try images.help()
+    } catch {
+      MemoryTransfer.end(transfers)
+      throw error
+    }
+    noteTime(since: begin)
+  }
+
+  private func forgetWritten() {
+    for task in writing.tasks { task.forgetWritten() }
+    for task in writing.left { scan.forget(task) }
+    writing = Writing()
+  }
+
+  private func noteTime(since begin: UInt64) {
+    dump.statistics.memwriteTime += UInt32(clamping: (nanoseconds() - begin) / 1000)
+  }
+}
