@@ -113,8 +113,11 @@ public final class RestoreContext {
   /// checksums, and the list of a task's descriptors can be cut short between two of them.
   public func checkUsers() throws(Failure) {
     var named = Set(remaps.values.filter { $0.remapType ?? .linked == .linked }.map(\.remapId))
-    // A named pipe's path is in an entry of its own.
-    for case let fifo? in files.values.lazy.map(\.fifo) { named.insert(fifo.regfId ?? fifo.id) }
+    // The paths of named pipes and terminals are in entries of their own.
+    for entry in files.values {
+      if let fifo = entry.fifo { named.insert(fifo.regfId ?? fifo.id) }
+      if let path = entry.tty?.regfId { named.insert(path) }
+    }
     guard let lost = files.values.first(where: { users[$0.id] == nil && !named.contains($0.id) }) else { return }
     throw Failure(
       "files.img: nobody refers to file \(lost.id), so that a list of those who do is not whole (fdinfo-, fs-, mm-)",
