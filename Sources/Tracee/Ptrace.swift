@@ -212,7 +212,9 @@ public enum Ptrace {
     var action = sigaction()
     action.__sigaction_handler.sa_handler = { _ in }
     sigaction(SIGALRM, &action, nil)
-    alarm(UInt32(clamping: seconds))
+    // Again and again behind the limit: letting go of what is frozen waits too.
+    var timer = (interval: (seconds == 0 ? 0 : 1, 0), value: (seconds, 0))
+    withUnsafeMutablePointer(to: &timer) { _ = cl_syscall(Int(__NR_setitimer), 0, Int(bitPattern: $0), 0, 0, 0, 0) }
   }
 
   /// Has tracees that die be waited for twice a second from now on, whatever this process waits for. An init that is killed waits for all
