@@ -328,7 +328,7 @@ public struct AddressSpace: TaskState {
     var source: Int32?
     if vma.isFile {
       source = try MemFD.writable(behind: vma, restore)
-      if source == nil { source = try restore.descriptor(UInt32(truncatingIfNeeded: vma.shmid), for: place) }
+      if source == nil { source = try restore.descriptor(behind: vma, for: place) }
     } else if vma.kinds.contains(.sharedAnonymous) {
       source = try RestoredSharedMemory.anonymous(
         vma.shmid, size: restore.sharedMemorySizes[vma.shmid] ?? vma.length,

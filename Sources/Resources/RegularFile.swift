@@ -135,8 +135,11 @@ public enum RegularFile: FileKind {
 
   public static func open(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) -> Descriptor {
     let reg = try part(of: entry)
-    // What says how to open, without what would change the file.
-    let flags = Int32(bitPattern: reg.flags) & ~(O_CREAT | O_EXCL | O_TRUNC | O_TMPFILE & ~O_DIRECTORY) | O_NOCTTY
+    // What says how to open, without what would change the file. O_TMPFILE has O_DIRECTORY in it, for the folder.
+    let unnamed = O_TMPFILE & ~O_DIRECTORY
+    var flags = Int32(bitPattern: reg.flags)
+    if flags & unnamed != 0 { flags &= ~O_DIRECTORY }
+    flags = flags & ~(O_CREAT | O_EXCL | O_TRUNC | unnamed) | O_NOCTTY
     if let remap = restore.remaps[entry.id] {
       return try about("file \(reg.name.text)") { () throws(Failure) in
         let descriptor = try DeletedFile.open(reg, remap, flags, restore)

@@ -157,6 +157,23 @@ public final class RestoreContext {
     return fd
   }
 
+  /// The same for a mapping, which says itself for what its file is open: one entry may stand for several such in images of other tools.
+  func descriptor(behind vma: VmaEntry, for user: @autoclosure () -> String) throws(Failure) -> Int32 {
+    let id = UInt32(truncatingIfNeeded: vma.shmid)
+    let mode = UInt32(bitPattern: O_ACCMODE)
+    var entry = try entry(id, for: user())
+    guard let flags = vma.fdflags, let own = entry.reg?.flags, (flags ^ own) & mode != 0, (flags | own) & UInt32(bitPattern: O_PATH) == 0
+    else {
+      return try descriptor(id, for: user())
+    }
+    let name = "file \(id), mapped as \(flags & mode)"
+    if let fd = kept[name] { return fd }
+    entry.reg?.flags = own & ~mode | flags & mode
+    let fd = try kind(of: entry).open(entry, self).release()
+    kept[name] = fd
+    return fd
+  }
+
   /// A descriptor that was kept under a name.
   public func kept(_ name: String) -> Int32? { kept[name] }
 

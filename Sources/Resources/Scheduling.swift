@@ -100,8 +100,11 @@ public struct Scheduling: TaskState {
       program.call(__NR_setpriority, 0, 0, Argument(nice), for: "setting the nice value")
     }
     if let policy = core.schedPolicy, policy != 0 || core.schedFlags ?? 0 != 0 {
+      // As sched_getscheduler(2) has it, SCHED_RESET_ON_FORK is a bit of the policy; as sched_getattr(2) has it, one of the flags.
+      let resetOnFork: UInt32 = 0x4000_0000
+      let flags = (core.schedFlags ?? 0) | (policy & resetOnFork != 0 ? 1 : 0)
       let value: Attributes = (
-        UInt32(attributesSize), policy, core.schedFlags ?? 0, core.schedNice ?? 0, core.schedPrio ?? 0,
+        UInt32(attributesSize), policy & ~resetOnFork, flags, core.schedNice ?? 0, core.schedPrio ?? 0,
         core.schedRuntime ?? 0, core.schedDeadline ?? 0, core.schedPeriod ?? 0, 0, 1024
       )
       program.call(

@@ -24,7 +24,9 @@ extension RecordedTree {
       guard i == 0 ? entry.ppid == 0 || parent == nil : parent != nil else {
         throw Failure("pstree.img: entry \(i): the parent \(entry.ppid) of task \(entry.pid) is not in the tree")
       }
-      let numbers = try Numbers(entry, i, hasLevels: hasLevels, own: own)
+      var numbers = try Numbers(entry, i, hasLevels: hasLevels, own: own)
+      // CRIU writes a list of the length of one for a zombie, of which it sets nothing.
+      if task.isZombie { numbers.threads = [] }
       named.insert(numbers.namespace)
       if let inner = numbers.namespaceForChildren { named.insert(inner) }
       tasks.append(

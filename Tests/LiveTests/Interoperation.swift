@@ -2,7 +2,7 @@ import Glibc
 import Testing
 
 extension Live {
-  /// Trees with mount namespaces go from CRIU to swift-restore and back: `CRIU` names the program, 4.2 or later.
+  /// Trees go from CRIU to swift-restore, with mount namespaces also back: `CRIU` names the program, 4.2 or later.
   @Suite(.enabled(if: getenv("CRIU") != nil, "CRIU is not set"))
   struct Interoperation {
     enum Way: CaseIterable { case fromCRIU, fromCRIUWithExternalMounts, toCRIU }
@@ -70,6 +70,20 @@ extension Live {
             3 \(job.folder)/tmp/sub proc
 
             """)
+      }
+    }
+
+    /// What CRIU has dumped well comes back, also where it writes other than swift-restore does: threads of a zombie that are none,
+    /// a scheduling policy with a flag in it, one entry for all that maps a file, flags of an open(2) that made a file without a name.
+    @Test(
+      arguments: [
+        "zombies", "zombie_core", "sig_pending", "sched", "map_file", "map_deleted", "ghost_file", "threads", "epolls", "pipes", "fifos",
+        "memfd", "regs_fpu", "seccomp_filter", "map_shared_anon", "sig_handler", "itimers", "posix_timers", "creds",
+      ])
+    func programs(_ name: String) throws {
+      try LiveProgram(name: name).run { job in
+        try job.dump(program: String(cString: getenv("CRIU")), prefix: [], ["-o", "log", "-v4"])
+        try job.restore()
       }
     }
 
