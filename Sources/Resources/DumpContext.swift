@@ -33,6 +33,8 @@ public final class DumpContext {
     /// The mount namespace of the task.
     var namespace: UInt32
   }
+  /// Those of files that have been read, by device and inode: a program may be open many times.
+  private var buildIDs: [[UInt64]: [UInt32]] = [:]
   var mappedFiles: [MappedFile: (id: UInt32, isMemfd: Bool)] = [:]
   /// Anonymous shared mappings whose content is to be written, each through the first task that has it.
   public var sharedSegments: [(pid: Int32, mapping: Mapping)] = []
@@ -73,6 +75,15 @@ public final class DumpContext {
   public func number(_ kind: String) -> UInt32 {
     numbers[kind, default: 0] += 1
     return numbers[kind, default: 0]
+  }
+
+  func buildID(of file: DumpedFile) -> [UInt32] {
+    let key = [UInt64(file.stat.st_dev), UInt64(file.stat.st_ino)]
+    if let known = buildIDs[key] { return known }
+    let read = BuildID.read(file)
+    // Nothing may have been looked at only because nobody may execute it.
+    if !read.isEmpty { buildIDs[key] = read }
+    return read
   }
 
   /// The N of the next pages-N.img.

@@ -45,7 +45,7 @@ public enum RegularFile: FileKind {
     }
     if file.format == S_IFREG {
       reg.size = UInt64(file.stat.st_size)
-      reg.buildId = BuildID.read(file)
+      reg.buildId = dump.buildID(of: file)
     }
     if let name = try DeletedFile.nameIfDeleted(file, dump) {
       reg.name = name
