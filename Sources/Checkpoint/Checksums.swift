@@ -1,23 +1,39 @@
 import CXXHash
-import Synchronization
+import Glibc
 import SystemPackage
 
 /// What the files of an image set must look like to be whole: at a dump noted as they are written, at a restore as the inventory has it.
 ///
 /// XXH3 finds what a disk or a transfer has changed. It is no signature: who can write the images can write the inventory.
-final class Checksums: Sendable {
+final class Checksums: @unchecked Sendable {
   struct Entry: Equatable, Sendable {
     var size: Int
     var hash: UInt64
   }
 
-  private let entries = Mutex<[String: Entry]>([:])
+  private var entries: [String: Entry] = [:]
+  /// Both threads of a dump note what they have written. Not a `Mutex` of Swift's: where two meet at that the kernel hands it over
+  /// (FUTEX_UNLOCK_PI), which ThreadSanitizer does not see.
+  private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
 
-  func note(_ name: String, _ entry: Entry) { entries.withLock { $0[name] = entry } }
-  func forget(_ name: String) { entries.withLock { $0[name] = nil } }
-  func replace(_ list: [String: Entry]) { entries.withLock { $0 = list } }
-  subscript(name: String) -> Entry? { entries.withLock { $0[name] } }
-  var all: [String: Entry] { entries.withLock { $0 } }
+  init() { pthread_mutex_init(mutex, nil) }
+
+  deinit {
+    pthread_mutex_destroy(mutex)
+    mutex.deallocate()
+  }
+
+  private func locked<T>(_ body: () -> T) -> T {
+    pthread_mutex_lock(mutex)
+    defer { pthread_mutex_unlock(mutex) }
+    return body()
+  }
+
+  func note(_ name: String, _ entry: Entry) { locked { entries[name] = entry } }
+  func forget(_ name: String) { locked { entries[name] = nil } }
+  func replace(_ list: [String: Entry]) { locked { entries = list } }
+  subscript(name: String) -> Entry? { locked { entries[name] } }
+  var all: [String: Entry] { locked { entries } }
 }
 
 /// A checksum of bytes that come one after the other.
