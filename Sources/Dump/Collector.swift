@@ -61,7 +61,7 @@ struct Collector {
     var programs: [SyscallProgram]
 
     /// Loads a program for each thread into its slot.
-    init(_ threads: ArraySlice<DumpedThread>, _ slots: ArraySlice<Slot>) throws(Failure) {
+    init(_ threads: [DumpedThread], _ slots: [Slot]) throws(Failure) {
       states = []
       programs = []
       states.reserveCapacity(threads.count)
@@ -88,24 +88,21 @@ struct Collector {
     }
   }
 
-  /// From so many threads on the companion does a part.
-  private static let manyThreads = 64
-
   private mutating func ask(_ task: DumpedTask, _ companion: Companion) throws(Failure) -> Questions? {
     guard let process = task.process else { return nil }
     try process.finishOpen(deadManSwitch)
     guard let area = process.area else { return nil }
     let questions: Questions
-    if task.threads.count < Self.manyThreads {
-      try collectFromOutside(task)
-      questions = try Questions(task.threads[...], area.slots[...])
-    } else {
+    if task.hasManyThreads {
       var composed: Questions?
       try companion.share(
         { () throws(Failure) in try collectFromOutside(task) },
-        { () throws(Failure) in composed = try Questions(task.threads[...], area.slots[...]) })
+        { () throws(Failure) in composed = try Questions(task.threads, area.slots) })
       guard let composed else { return nil }
       questions = composed
+    } else {
+      try collectFromOutside(task)
+      questions = try Questions(task.threads, area.slots)
     }
     try process.enterAll()
     return questions
@@ -115,10 +112,14 @@ struct Collector {
     guard let process = task.process, let area = process.area, let questions else { return }
     try process.waitAll()
     let slots = area.slots
-    let middle = task.threads.count < Self.manyThreads ? task.threads.count : task.threads.count / 2
-    try companion.share(
-      { () throws(Failure) in try questions.takeAnswers(0..<middle, of: task, slots) },
-      { () throws(Failure) in try questions.takeAnswers(middle..<task.threads.count, of: task, slots) })
+    let all = task.threads.indices
+    if task.hasManyThreads {
+      try companion.share(
+        { () throws(Failure) in try questions.takeAnswers(all.prefix(all.count / 2), of: task, slots) },
+        { () throws(Failure) in try questions.takeAnswers(all.dropFirst(all.count / 2), of: task, slots) })
+    } else {
+      try questions.takeAnswers(all, of: task, slots)
+    }
     let leader = task.threads[0]
     leader.core.tc?.taskState = leader.traced.groupStop == nil ? 1 : 3
     if let signal = leader.traced.groupStop { leader.core.tc?.stopSigno = UInt32(signal) }

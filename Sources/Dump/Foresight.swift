@@ -32,15 +32,7 @@ final class Foresight {
       }
     }
     for tid in (try? directory.numbers(in: "task", buffer)) ?? [] {
-      guard let text = try? directory.read("task/\(tid)/children", buffer) else { continue }
-      var children: [Int32] = []
-      var cursor = ByteCursor(text)
-      cursor.skipBlanks()
-      while !cursor.atEnd {
-        children.append(Int32(truncatingIfNeeded: cursor.decimal()))
-        cursor.skip()
-      }
-      for child in children where known[child] == nil { look(at: child) }
+      for child in (try? directory.children(of: tid, buffer)) ?? [] where known[child] == nil { look(at: child) }
     }
   }
 

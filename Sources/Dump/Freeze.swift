@@ -116,15 +116,7 @@ struct Freezer {
 
   private func children(of tid: Int32, _ task: FrozenTask) throws(Failure) -> [Int32] {
     do {
-      guard let text = try task.directory?.read("task/\(tid)/children", buffer) else { return [] }
-      var cursor = ByteCursor(text)
-      var list: [Int32] = []
-      cursor.skipBlanks()
-      while !cursor.atEnd {
-        list.append(Int32(truncatingIfNeeded: cursor.decimal()))
-        cursor.skip()
-      }
-      return list
+      return try task.directory?.children(of: tid, buffer) ?? []
     } catch {
       throw Failure("task \(tid): reading its children", error)
     }
@@ -143,7 +135,8 @@ struct Freezer {
       // it, such as SIGCHLD, is queued nevertheless as soon as its leader is traced (kernel/signal.c: sig_ignored), and a thread that is not
       // traced would wake up for it and find none; its epoll_wait would say EINTR.
       var tids = [pid]
-      if isThreaded(directory.rawValue, "task") {
+      // One that was asked to stop already had one thread.
+      if begun[pid] == nil, isThreaded(directory.rawValue, "task") {
         tids = try about("task \(pid): listing its threads") { () throws(Errno) in try directory.numbers(in: "task", buffer) }
         tids.sort { $1 == pid && $0 != pid }
       }

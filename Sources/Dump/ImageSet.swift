@@ -61,14 +61,9 @@ final class ImageSet {
     }
   }
 
-  /// From so many threads on a process is a crowd.
-  private static let manyThreads = 64
-
-  private static func isCrowd(_ task: DumpedTask) -> Bool { task.threads.count >= manyThreads }
-
   /// What others can help with when these tasks are written.
   func prepare(_ part: [DumpedTask]) {
-    let threads = part.filter(Self.isCrowd).flatMap { task in task.threads.dropFirst().map { (task, $0) } }
+    let threads = part.filter(\.hasManyThreads).flatMap { task in task.threads.dropFirst().map { (task, $0) } }
     crowd = (threads, Turns(threads.count))
   }
 
@@ -139,7 +134,7 @@ final class ImageSet {
     }
     task.isChildSubreaper = task.threads[0].core.tc?.childSubreaper ?? false
     for thread in task.threads {
-      if thread.isLeader { thread.core.ids = task.ids } else if Self.isCrowd(task) { break }
+      if thread.isLeader { thread.core.ids = task.ids } else if task.hasManyThreads { break }
       try write(thread.core, to: .core(UInt32(task.imageTID(of: thread))))
     }
   }

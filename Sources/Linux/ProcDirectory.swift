@@ -98,6 +98,18 @@ public struct ProcDirectory: ~Copyable {
     try readlink(at: rawValue, name)
   }
 
+  /// The children of a thread, who came first first (man 5 proc_tid_children).
+  public borrowing func children(of tid: Int32, _ buffer: ReadBuffer) throws(Errno) -> [Int32] {
+    var text = ByteCursor(try read("task/\(tid)/children", buffer))
+    var list: [Int32] = []
+    text.skipBlanks()
+    while !text.atEnd {
+      list.append(Int32(truncatingIfNeeded: text.decimal()))
+      text.skip()
+    }
+    return list
+  }
+
   /// The entries of a directory whose names are numbers (`task`, `fd`), in the kernel's order.
   public borrowing func numbers(in name: String, _ buffer: ReadBuffer) throws(Errno) -> [Int32] {
     let directory = try Descriptor.open(at: rawValue, name, O_RDONLY | O_DIRECTORY)

@@ -59,6 +59,9 @@ public final class DumpedTask {
 
   public var isZombie: Bool { threads.isEmpty }
 
+  /// Whether it is worth the companion's while to do a part of what there is to do for its threads.
+  public var hasManyThreads: Bool { threads.count >= 64 }
+
   /// The PID that names its images: as seen in the root's PID namespace.
   public var imagePID: Int32 { status.nsTgid.count > rootLevel ? status.nsTgid[rootLevel] : pid }
 

@@ -28,15 +28,7 @@ struct Sighting {
   /// The children of a process, who came last first (man 5 proc_tid_children).
   static func children(of pid: Int32) -> [Int32] {
     let buffer = ReadBuffer()
-    guard let directory = try? ProcDirectory(pid: pid), let text = try? directory.read("task/\(pid)/children", buffer)
-    else { return [] }
-    var cursor = ByteCursor(text)
-    var list: [Int32] = []
-    cursor.skipBlanks()
-    while !cursor.atEnd {
-      list.append(Int32(truncatingIfNeeded: cursor.decimal()))
-      cursor.skip()
-    }
+    guard let directory = try? ProcDirectory(pid: pid), let list = try? directory.children(of: pid, buffer) else { return [] }
     return list.reversed()
   }
 

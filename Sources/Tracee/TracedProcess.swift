@@ -183,14 +183,7 @@ public final class TracedProcess {
   private func child(knownAs number: Int32) throws(Failure) -> Int32 {
     let buffer = ReadBuffer()
     let found = try about("task \(pid): looking for its copy") { () throws(Errno) -> Int32? in
-      let directory = try ProcDirectory(pid: pid)
-      var cursor = ByteCursor(try directory.read("task/\(pid)/children", buffer))
-      var children: [Int32] = []
-      while !cursor.atEnd {
-        children.append(Int32(truncatingIfNeeded: cursor.decimal()))
-        cursor.skipBlanks()
-      }
-      for child in children.reversed()
+      for child in try ProcDirectory(pid: pid).children(of: pid, buffer).reversed()
       where ProcStatus(try ProcDirectory(pid: child).read("status", buffer)).nsTgid.last == number { return child }
       return nil
     }

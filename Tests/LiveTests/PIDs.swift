@@ -137,17 +137,22 @@ extension Live {
       }
     }
 
+    /// Restores what ``dumpInnerSleep(of:)`` dumped in a namespace made for it. Its PID here.
+    private func restoreDeeper(_ job: Job, _ inner: pid_t) throws -> pid_t {
+      let restore = try Tool.run(["restore", "-D", job.images, "-d", "--new-pid-namespace", "--pidfile", job.path("pid")])
+      try #require(restore.code == 0, "\(restore.errors)")
+      let restored = pid_t(try job.text("pid")) ?? 0
+      #expect(LiveTree.numbers("NSpid", of: restored) == [restored, inner])
+      return restored
+    }
+
     /// Dumped from outside of its namespace, with the machine's proc hidden below its own; restored in a namespace made for it.
     @Test func innerRootComesBackInANewNamespace() throws {
       let script = "setsid sleep 1000 & wait"
       try Job.run(["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", script], named: "deeper") { job in
         let (_, inner) = try dumpInnerSleep(of: job)
-        let restore = try Tool.run(
-          ["restore", "-D", job.images, "-d", "--new-pid-namespace", "--pidfile", job.path("pid")])
-        try #require(restore.code == 0, "\(restore.errors)")
-        let restored = pid_t(try job.text("pid")) ?? 0
+        let restored = try restoreDeeper(job, inner)
         defer { end(parent(of: restored)) }
-        #expect(LiveTree.numbers("NSpid", of: restored) == [restored, inner])
         // Its proc shows the new namespace: the init and itself.
         #expect(Files.names("/proc/\(restored)/root/proc").compactMap { pid_t($0) }.sorted() == [1, inner])
       }
@@ -164,12 +169,7 @@ extension Live {
         let outcome = try job.tryRestore()
         #expect(outcome.code == 1)
         #expect(outcome.errors.contains("PID \(inner)") && outcome.errors.contains("pid_max is \(limit)"), "\(outcome.errors)")
-        let restore = try Tool.run(
-          ["restore", "-D", job.images, "-d", "--new-pid-namespace", "--pidfile", job.path("pid")])
-        try #require(restore.code == 0, "\(restore.errors)")
-        let restored = pid_t(try job.text("pid")) ?? 0
-        defer { end(parent(of: restored)) }
-        #expect(LiveTree.numbers("NSpid", of: restored) == [restored, inner])
+        end(parent(of: try restoreDeeper(job, inner)))
       }
     }
 
