@@ -2,16 +2,17 @@ import CXXHash
 import Glibc
 import SystemPackage
 
-/// What the files of an image set must look like to be whole: at a dump noted as they are written, at a restore as the inventory has it.
+/// What a file of an image set looks like when it is whole.
 ///
 /// XXH3 finds what a disk or a transfer has changed. It is no signature: who can write the images can write the inventory.
-final class Checksums: @unchecked Sendable {
-  struct Entry: Equatable, Sendable {
-    var size: Int
-    var hash: UInt64
-  }
+struct Checksum: Equatable, Sendable {
+  var size: Int
+  var hash: UInt64
+}
 
-  private var entries: [String: Entry] = [:]
+/// Those of the files that a dump has written. There are some seven for each task.
+final class WrittenChecksums: @unchecked Sendable {
+  private var list: [Note] = []
   /// Both threads of a dump note what they have written. Not a `Mutex` of Swift's: where two meet at that the kernel hands it over
   /// (FUTEX_UNLOCK_PI), which ThreadSanitizer does not see.
   private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
@@ -29,11 +30,56 @@ final class Checksums: @unchecked Sendable {
     return body()
   }
 
-  func note(_ name: String, _ entry: Entry) { locked { entries[name] = entry } }
-  func forget(_ name: String) { locked { entries[name] = nil } }
-  func replace(_ list: [String: Entry]) { locked { entries = list } }
-  subscript(name: String) -> Entry? { locked { entries[name] } }
-  var all: [String: Entry] { locked { entries } }
+  struct Note {
+    var file: ImageFile
+    var checksum: Checksum
+    fileprivate let order: UInt64
+  }
+
+  /// Makes room for so many: a list that grows is in memory twice at times.
+  func reserve(_ count: Int) { locked { list.reserveCapacity(count) } }
+
+  func note(_ file: ImageFile, _ checksum: Checksum) {
+    let note = Note(file: file, checksum: checksum, order: file.order)
+    locked { list.append(note) }
+  }
+
+  /// In an order that says nothing of which thread was quicker; what was noted twice, in that order.
+  var all: [Note] {
+    locked {
+      list.sort { $0.order < $1.order }
+      return list
+    }
+  }
+}
+
+/// Those that an inventory has. Files are found by a hash of their names, which takes less room than these.
+final class ExpectedChecksums: @unchecked Sendable {
+  /// In the order of the names' hashes. Whoever reads images has been told of it before.
+  private var table: [(name: UInt64, checksum: Checksum)] = []
+
+  /// Of two that have the same name the last counts.
+  func replace(_ list: [(name: String, checksum: Checksum)]) {
+    let hashed = list.enumerated().map { (name: Self.hash($1.name), at: $0, checksum: $1.checksum) }
+    table = hashed.sorted { ($0.name, $0.at) < ($1.name, $1.at) }.map { ($0.name, $0.checksum) }
+  }
+
+  subscript(name: String) -> Checksum? {
+    if table.isEmpty { return nil }
+    let hash = Self.hash(name)
+    // The first that is not below, then the last of those that are equal.
+    var (low, high) = (0, table.count)
+    while low < high {
+      let middle = (low + high) / 2
+      if table[middle].name <= hash { low = middle + 1 } else { high = middle }
+    }
+    return low > 0 && table[low - 1].name == hash ? table[low - 1].checksum : nil
+  }
+
+  private static func hash(_ name: String) -> UInt64 {
+    var name = name
+    return name.withUTF8 { cxx_hash($0.baseAddress, $0.count) }
+  }
 }
 
 /// A checksum of bytes that come one after the other.
@@ -50,10 +96,10 @@ struct RunningChecksum: ~Copyable {
   }
 
   /// `nil` if memory was short.
-  var entry: Checksums.Entry? { state.map { Checksums.Entry(size: size, hash: cxx_value($0)) } }
+  var value: Checksum? { state.map { Checksum(size: size, hash: cxx_value($0)) } }
 }
 
-extension Checksums.Entry {
+extension Checksum {
   init(of bytes: UnsafeRawBufferPointer) {
     self.init(size: bytes.count, hash: cxx_hash(bytes.baseAddress, bytes.count))
   }
@@ -68,39 +114,61 @@ extension Checksums.Entry {
       checksum.add(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
       if count < buffer.count { break }
     }
-    guard let entry = checksum.entry else { throw .noMemory }
-    self = entry
+    guard let value = checksum.value else { throw .noMemory }
+    self = value
   }
 }
 
 // MARK: - At a dump
 
 extension ImageDirectory {
-  /// What `inventory.img` says of the files that were written, in the order of their names.
-  public var checksums: [ImageChecksumEntry] {
-    noted.all.sorted { $0.key < $1.key }.map { name, entry in
-      var checksum = ImageChecksumEntry()
-      checksum.name = name
-      checksum.size = UInt64(entry.size)
-      checksum.xxh3 = entry.hash
-      return checksum
+  /// Says how many files there are going to be, about.
+  public func expectFiles(_ count: Int) { written.reserve(count) }
+
+  /// Appends the inventory as an entry, with the checksums of all files that were written. These are many: some are encoded at a
+  /// time, for the pieces of a message are one when they are read (protobuf.dev, Encoding: Last One Wins).
+  func append(_ inventory: InventoryEntry, to buffer: inout ImageBuffer) {
+    let notes = written.all
+    buffer.appendEntry { buffer in
+      var head = inventory
+      (head.toolVersion, head.ownXxh3) = (nil, nil)
+      head.encode(into: &buffer)
+      for start in stride(from: 0, to: notes.count, by: 1024) {
+        var piece = InventoryEntry()
+        piece.imgVersion = inventory.imgVersion
+        piece.imageChecksum = notes[start..<min(start + 1024, notes.count)].map { note in
+          var entry = ImageChecksumEntry()
+          entry.name = note.file.fileName
+          entry.size = UInt64(note.checksum.size)
+          entry.xxh3 = note.checksum.hash
+          return entry
+        }
+        piece.encode(into: &buffer)
+      }
+      var tail = InventoryEntry()
+      (tail.imgVersion, tail.toolVersion, tail.ownXxh3) = (inventory.imgVersion, inventory.toolVersion, 0)
+      tail.encode(into: &buffer)
     }
+    buffer.sealInventory()
   }
 
   /// Reads the memory images again, which were not written by this process, and notes their checksums.
   public func noteMemory() throws(ImageError) {
-    for name in memoryImages {
-      let file = try openOwned(name)
+    for image in memoryImages {
+      let file = try openOwned(image.fileName)
       do {
-        noted.note(name, try Checksums.Entry(of: file.value))
+        written.note(image, try Checksum(of: file.value))
       } catch {
-        throw ImageError(file: name, .system(call: "read", error))
+        throw ImageError(file: image.fileName, .system(call: "read", error))
       }
     }
   }
 
-  private var memoryImages: [String] {
-    SystemCalls.names(descriptor).filter { $0.hasPrefix("pages-") && $0.hasSuffix(".img") }.sorted()
+  private var memoryImages: [ImageFile] {
+    SystemCalls.names(descriptor).compactMap { name in
+      guard name.hasPrefix("pages-"), name.hasSuffix(".img"), let id = UInt32(name.dropFirst(6).dropLast(4)) else { return nil }
+      return .pages(id)
+    }
   }
 }
 
@@ -141,11 +209,10 @@ extension ImageDirectory {
   }
 
   /// Whether the inventory says something of a file, so that it has to be there.
-  public func expects(_ file: ImageFile) -> Bool { noted[file.fileName] != nil }
+  public func expects(_ file: ImageFile) -> Bool { expected[file.fileName] != nil }
 
   /// From here on every image that is opened to be read must be as the inventory has it, where that says something of it.
   public func expect(_ list: [ImageChecksumEntry]) throws(ImageError) {
-    var expected: [String: Checksums.Entry] = [:]
     for (i, entry) in list.enumerated() {
       // It is only ever a file of this folder.
       guard !entry.name.isEmpty, !entry.name.contains("/"), entry.name != "..", entry.size <= UInt64(Int64.max) else {
@@ -153,16 +220,16 @@ extension ImageDirectory {
           file: ImageFile.inventory.fileName,
           .malformed(message: "image_checksum_entry", detail: "number \(i) has the name '\(entry.name)' and \(entry.size) bytes"))
       }
-      expected[entry.name] = Checksums.Entry(size: Int(entry.size), hash: entry.xxh3)
     }
-    noted.replace(expected)
+    expected.replace(list.map { ($0.name, Checksum(size: Int($0.size), hash: $0.xxh3)) })
   }
 
-  /// Looks at every file that the inventory says something of, and tells what is wrong with each.
+  /// Looks at every file that an inventory says something of, in the order of their names, and tells what is wrong with each. It
+  /// has to be what is expected.
   /// - Parameter memory: whether the memory images are read too.
-  public func damage(memory: Bool) -> [ImageError] {
+  public func damage(_ inventory: InventoryEntry, memory: Bool) -> [ImageError] {
     var errors: [ImageError] = []
-    for (name, _) in noted.all.sorted(by: { $0.key < $1.key }) where memory || !name.hasPrefix("pages-") {
+    for name in Set(inventory.imageChecksum.map(\.name)).sorted() where memory || !name.hasPrefix("pages-") {
       do throws(ImageError) {
         let file = try openOwned(name)
         try verify(name, file.value)
@@ -175,12 +242,12 @@ extension ImageDirectory {
 
   /// Compares an image with what is expected of it.
   func verify(_ name: String, _ file: FileDescriptor) throws(ImageError) {
-    guard let expected = noted[name] else { return }
+    guard let expected = expected[name] else { return }
     let size: Int
-    let found: Checksums.Entry
+    let found: Checksum
     do {
       size = try SystemCalls.size(file)
-      found = size == expected.size ? try Checksums.Entry(of: file) : Checksums.Entry(size: size, hash: 0)
+      found = size == expected.size ? try Checksum(of: file) : Checksum(size: size, hash: 0)
     } catch {
       throw ImageError(file: name, .system(call: "read", error))
     }
@@ -189,11 +256,11 @@ extension ImageDirectory {
 
   /// The same, of a file that is in memory as a whole.
   func verify(_ name: String, _ bytes: UnsafeRawBufferPointer) throws(ImageError) {
-    guard let expected = noted[name] else { return }
-    try Self.compare(name, Checksums.Entry(of: bytes), expected)
+    guard let expected = expected[name] else { return }
+    try Self.compare(name, Checksum(of: bytes), expected)
   }
 
-  private static func compare(_ name: String, _ found: Checksums.Entry, _ expected: Checksums.Entry)
+  private static func compare(_ name: String, _ found: Checksum, _ expected: Checksum)
     throws(ImageError)
   {
     if found.size != expected.size { throw ImageError(file: name, .wrongSize(found: found.size, expected: expected.size)) }

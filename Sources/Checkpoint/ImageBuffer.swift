@@ -46,10 +46,13 @@ public struct ImageBuffer: ~Copyable {
   }
 
   /// Appends an entry of an image: the length, then the message.
-  public mutating func append(entry message: some ImageMessage) {
+  public mutating func append(entry message: some ImageMessage) { appendEntry { message.encode(into: &$0) } }
+
+  /// The same with what `encode` appends.
+  mutating func appendEntry(_ encode: (inout ImageBuffer) -> Void) {
     let position = count
     append(UInt32(0))
-    message.encode(into: &self)
+    encode(&self)
     let length = UInt32(truncatingIfNeeded: count - position - 4)
     memory.storeBytes(of: length.littleEndian, toByteOffset: position, as: UInt32.self)
   }

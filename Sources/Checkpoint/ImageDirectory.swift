@@ -9,8 +9,9 @@ public struct ImageDirectory: ~Copyable, Sendable {
   /// The path it was opened by, for messages.
   public let path: FilePath
   private let folder: OwnedDescriptor
-  /// Of the files that were written here, or of those that are to be read.
-  let noted = Checksums()
+  /// Of the files that were written here, and of those that are to be read.
+  let written = WrittenChecksums()
+  let expected = ExpectedChecksums()
 
   /// Opens the folder of an image set to read it.
   public init(opening path: FilePath) throws(ImageError) {
@@ -54,14 +55,13 @@ public struct ImageDirectory: ~Copyable, Sendable {
 
   /// Whether there is such a file, or should be one.
   public func contains(_ file: ImageFile) -> Bool {
-    noted[file.fileName] != nil || SystemCalls.exists(descriptor, file.fileName)
+    expects(file) || SystemCalls.exists(descriptor, file.fileName)
   }
 
   /// Makes a new file (mode 0600) in place of any there is, and writes nothing: for raw images, such as
   /// `pages-N.img`, that something else fills. The caller closes the descriptor.
   public func create(_ file: ImageFile) throws(ImageError) -> FileDescriptor {
-    noted.forget(file.fileName)
-    return try createOwned(file.fileName).release()
+    try createOwned(file.fileName).release()
   }
 
   /// Opens a file, at its beginning, without looking at the header. The caller closes the descriptor.
@@ -114,6 +114,7 @@ extension ImageDirectory {
     buffer.start(file)
     buffer.append(entry: message)
     try writeWhole(buffer, to: file.fileName, sync: false)
+    written.note(file, Checksum(of: buffer.unsafeBytes))
   }
 
   /// Writes an image of several entries, without anything between them, in one system call.
@@ -123,6 +124,7 @@ extension ImageDirectory {
     buffer.start(file)
     for message in messages { buffer.append(entry: message) }
     try writeWhole(buffer, to: file.fileName, sync: false)
+    written.note(file, Checksum(of: buffer.unsafeBytes))
   }
 
   /// Writes an image by a writer that `body` appends to.
@@ -138,7 +140,8 @@ extension ImageDirectory {
     buffer = try writer.finish()
   }
 
-  /// Writes `inventory.img`, which makes the set complete: when all else is written, and at once by a rename.
+  /// Writes `inventory.img`, which makes the set complete: when all else is written, and at once by a rename. It has the checksums of
+  /// the others.
   /// - Parameter sync: Wait until it is on the disk, and the names of all files with it. That their content
   ///   is there is for the caller to see to before.
   public func writeInventory(_ inventory: InventoryEntry, sync: Bool, using buffer: inout ImageBuffer)
@@ -147,10 +150,7 @@ extension ImageDirectory {
     let name = ImageFile.inventory.fileName
     let temporary = name + ".new"
     buffer.start(.inventory)
-    var inventory = inventory
-    inventory.ownXxh3 = 0
-    buffer.append(entry: inventory)
-    buffer.sealInventory()
+    append(inventory, to: &buffer)
     do throws(ImageError) {
       try writeWhole(buffer, to: temporary, sync: sync)
       do {
@@ -199,7 +199,6 @@ extension ImageDirectory {
       try SystemCalls.write(file.value, buffer.unsafeBytes)
       if sync { try SystemCalls.fsync(file.value) }
       try file.close()
-      noted.note(name, Checksums.Entry(of: buffer.unsafeBytes))
     } catch {
       throw ImageError(file: name, .system(call: "write", error))
     }

@@ -128,6 +128,14 @@ extension ImageFile {
     }
   }
 
+  /// By kind, then by number.
+  var order: UInt64 {
+    let (stem, number, word) = description
+    // Raw kinds have no word of their own.
+    let kind = word ?? stem.utf8.reduce(0) { $0 &* 31 &+ UInt32($1) }
+    return UInt64(kind) << 32 | UInt64(number ?? 0)
+  }
+
   private static var commonMagic: UInt32 { 0x5456_4319 }
   private static var serviceMagic: UInt32 { 0x5510_5940 }
 

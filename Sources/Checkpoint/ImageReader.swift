@@ -102,7 +102,7 @@ public struct ImageReader: ~Copyable {
   private static func verify(_ name: String, _ window: inout FileWindow, in directory: borrowing ImageDirectory)
     throws(ImageError)
   {
-    guard directory.noted[name] != nil else { return }
+    guard directory.expected[name] != nil else { return }
     guard window.size <= FileWindow.usualBytes else { return try directory.verify(name, window.descriptor.value) }
     do throws(ImageError.Problem) {
       try window.hold(0, window.size)

@@ -12,7 +12,7 @@ public struct ImageWriter: ~Copyable {
   private var entry = 0
   private var checksum = RunningChecksum()
   /// Where the checksum of the finished file goes; none where others wrote to it.
-  private var noted: Checksums?
+  private var noted: WrittenChecksums?
 
   private static let flushBytes = 256 << 10
 
@@ -22,7 +22,7 @@ public struct ImageWriter: ~Copyable {
   ) throws(ImageError) {
     self.file = file
     descriptor = try directory.createOwned(file.fileName)
-    noted = directory.noted
+    noted = directory.written
     buffer.start(file)
     self.buffer = buffer
   }
@@ -66,7 +66,7 @@ public struct ImageWriter: ~Copyable {
     } catch {
       throw ImageError(file: name, .system(call: "close", error))
     }
-    if let entry = checksum.entry { noted?.note(name, entry) }
+    if let value = checksum.value { noted?.note(file, value) }
     return buffer
   }
 

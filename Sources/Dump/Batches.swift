@@ -94,7 +94,7 @@ final class Batches {
 
   private func write(_ index: Int) throws(Failure) {
     let tasks = batches[index]
-    try collector.collect(tasks, companion)
+    try collector.collect(tasks, companion) { [images] (task, thread) throws(Failure) in try images.writeOne(thread, of: task) }
     try Interruption.check()
     let begin = nanoseconds()
     let left = try snapshot?.take(tasks) ?? tasks
@@ -106,14 +106,12 @@ final class Batches {
       forgetWritten()
       next = found.removeValue(forKey: index + 1) ?? []
       writing = Writing(tasks: tasks, left: left)
-      images.prepare(tasks)
       companion.start { () throws(Failure) in
         try self.images.write(tasks)
         try self.images.write(memory)
         try self.record(index + 2)
       }
       try MemoryTransfer.finish(transfers)
-      try images.help()
     } catch {
       MemoryTransfer.end(transfers)
       throw error

@@ -22,20 +22,81 @@ struct Collector {
 
   var seccompImage: SeccompEntry { seccomp.image }
 
-  /// Records the state of all tasks. The companion does a part for a task with many threads.
-  mutating func collect(_ tasks: [DumpedTask], _ companion: Companion) throws(Failure) {
+  /// Records the state of all tasks. `write` is given each thread of a process with many that can be written and forgotten.
+  mutating func collect(_ tasks: [DumpedTask], _ companion: Companion, _ write: @escaping WriteThread) throws(Failure) {
     // Each of these lets all tasks run before it waits for the first.
     for task in tasks { try task.process?.beginOpen(calls: task.unknownFlags, copy: dump.options.snapshot) }
     for task in tasks { try task.process?.advanceOpen() }
-    var questions: [Questions?] = []
-    for task in tasks { questions.append(try ask(task, companion)) }
-    for (task, questions) in zip(tasks, questions) { try take(task, questions, companion) }
+    var asked: [(DumpedTask, Questions?)] = []
+    for task in tasks {
+      guard let process = task.process else { continue }
+      try process.finishOpen(deadManSwitch)
+      guard let area = process.area else { continue }
+      if task.hasManyThreads {
+        try collectCrowd(task, process, area.slots, companion, write)
+        asked.append((task, nil))
+      } else {
+        try collectFromOutside(task.threads[...])
+        let questions = try Questions(task.threads[...], area.slots[...])
+        try process.enter(task.threads.indices)
+        asked.append((task, questions))
+      }
+    }
+    for (task, questions) in asked {
+      if let questions {
+        try task.process?.waitAll()
+        try questions.takeAnswers(of: task)
+      }
+      try finish(task)
+    }
+  }
+
+  typealias WriteThread = (DumpedTask, DumpedThread) throws(Failure) -> Void
+
+  /// So many threads of a process with many are asked at a time.
+  private static let portion = 128
+
+  /// While the tracer asks some threads of a process, the companion takes the answers of those before, and composes the questions to
+  /// those behind. What is known of them never has to be held at once.
+  private mutating func collectCrowd(
+    _ task: DumpedTask, _ process: TracedProcess, _ slots: [Slot], _ companion: Companion, _ write: @escaping WriteThread
+  ) throws(Failure) {
+    let all = task.threads.indices
+    func range(_ start: Int) -> Range<Int> { (start..<start + Self.portion).clamped(to: all) }
+    var next: Questions? = try Questions(task.threads[range(0)], slots[range(0)])
+    var asked: Questions?
+    for start in stride(from: 0, to: all.count, by: Self.portion) {
+      let (current, before) = (next, asked)
+      try companion.share(
+        { () throws(Failure) in
+          try collectFromOutside(task.threads[range(start)])
+          try process.enter(range(start))
+          try process.waitAll()
+        },
+        { () throws(Failure) in
+          let behind = range(start + Self.portion)
+          next = try Questions(task.threads[behind], slots[behind])
+          try Self.finish(before, task, write)
+        })
+      asked = current
+      process.area?.forgetPages()
+    }
+    try Self.finish(asked, task, write)
+  }
+
+  private static func finish(_ questions: Questions?, _ task: DumpedTask, _ write: WriteThread) throws(Failure) {
+    guard let questions else { return }
+    try questions.takeAnswers(of: task)
+    for thread in questions.threads where !thread.isLeader {
+      try write(task, thread)
+      thread.core = CoreEntry()
+    }
   }
 
   // MARK: From outside
 
-  private mutating func collectFromOutside(_ task: DumpedTask) throws(Failure) {
-    for thread in task.threads {
+  private mutating func collectFromOutside(_ threads: ArraySlice<DumpedThread>) throws(Failure) {
+    for thread in threads {
       var core = CoreEntry()
       core.mtype = .x86_64
       core.threadInfo = try CPUState.record(thread.traced)
@@ -53,17 +114,28 @@ struct Collector {
     }
   }
 
+  private func finish(_ task: DumpedTask) throws(Failure) {
+    let leader = task.threads[0]
+    leader.core.tc?.taskState = leader.traced.groupStop == nil ? 1 : 3
+    if let signal = leader.traced.groupStop { leader.core.tc?.stopSigno = UInt32(signal) }
+    leader.core.tc?.flags = task.stat.flags
+    leader.core.tc?.exitSignal = UInt32(bitPattern: task.stat.exitSignal)
+    leader.core.tc?.oomScoreAdj = try OOMScore.record(task)
+  }
+
   // MARK: From inside
 
-  /// What is asked of each thread of a task, until the answers are there.
+  /// What is asked of threads of a task, until the answers are there.
   private struct Questions {
-    var states: [[any TaskState]]
-    var programs: [SyscallProgram]
+    let threads: ArraySlice<DumpedThread>
+    private let slots: ArraySlice<Slot>
+    private var states: [[any TaskState]] = []
+    private var programs: [SyscallProgram] = []
 
     /// Loads a program for each thread into its slot.
-    init(_ threads: [DumpedThread], _ slots: [Slot]) throws(Failure) {
-      states = []
-      programs = []
+    init(_ threads: ArraySlice<DumpedThread>, _ slots: ArraySlice<Slot>) throws(Failure) {
+      self.threads = threads
+      self.slots = slots
       states.reserveCapacity(threads.count)
       programs.reserveCapacity(threads.count)
       for (thread, slot) in zip(threads, slots) {
@@ -79,53 +151,12 @@ struct Collector {
       }
     }
 
-    func takeAnswers(_ range: Range<Int>, of task: DumpedTask, _ slots: [Slot]) throws(Failure) {
-      for i in range {
-        let thread = task.threads[i]
-        try slots[i].check(programs[i], task: "\(task.description), thread \(thread.traced.tid)")
-        for state in states[i] { try state.record(from: slots[i], of: thread, into: &thread.core) }
+    func takeAnswers(of task: DumpedTask) throws(Failure) {
+      for (i, (thread, slot)) in zip(threads, slots).enumerated() {
+        try slot.check(programs[i], task: "\(task.description), thread \(thread.traced.tid)")
+        for state in states[i] { try state.record(from: slot, of: thread, into: &thread.core) }
       }
     }
-  }
-
-  private mutating func ask(_ task: DumpedTask, _ companion: Companion) throws(Failure) -> Questions? {
-    guard let process = task.process else { return nil }
-    try process.finishOpen(deadManSwitch)
-    guard let area = process.area else { return nil }
-    let questions: Questions
-    if task.hasManyThreads {
-      var composed: Questions?
-      try companion.share(
-        { () throws(Failure) in try collectFromOutside(task) },
-        { () throws(Failure) in composed = try Questions(task.threads, area.slots) })
-      guard let composed else { return nil }
-      questions = composed
-    } else {
-      try collectFromOutside(task)
-      questions = try Questions(task.threads, area.slots)
-    }
-    try process.enterAll()
-    return questions
-  }
-
-  private mutating func take(_ task: DumpedTask, _ questions: Questions?, _ companion: Companion) throws(Failure) {
-    guard let process = task.process, let area = process.area, let questions else { return }
-    try process.waitAll()
-    let slots = area.slots
-    let all = task.threads.indices
-    if task.hasManyThreads {
-      try companion.share(
-        { () throws(Failure) in try questions.takeAnswers(all.prefix(all.count / 2), of: task, slots) },
-        { () throws(Failure) in try questions.takeAnswers(all.dropFirst(all.count / 2), of: task, slots) })
-    } else {
-      try questions.takeAnswers(all, of: task, slots)
-    }
-    let leader = task.threads[0]
-    leader.core.tc?.taskState = leader.traced.groupStop == nil ? 1 : 3
-    if let signal = leader.traced.groupStop { leader.core.tc?.stopSigno = UInt32(signal) }
-    leader.core.tc?.flags = task.stat.flags
-    leader.core.tc?.exitSignal = UInt32(bitPattern: task.stat.exitSignal)
-    leader.core.tc?.oomScoreAdj = try OOMScore.record(task)
   }
 
   // MARK: Memory

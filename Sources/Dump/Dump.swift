@@ -63,6 +63,7 @@ public enum Dump {
       freezer.release()
       throw error
     }
+    freezer.handOver()
 
     let snapshot = options.snapshot ? Snapshot(dump, foresight) : nil
     do throws(Failure) {
@@ -71,7 +72,7 @@ public enum Dump {
       let batches = Batches(survey.tasks, images, scan, snapshot, Collector(dump, deadManSwitch), companion)
       try batches.write()
       if let snapshot {
-        letGo(survey.tasks, &freezer)
+        letGo(survey.tasks)
         noteFrozenTime()
         try snapshot.write(images, scan)
       }
@@ -79,18 +80,18 @@ public enum Dump {
       try images.finish()
     } catch {
       companion.settle()
-      letGo(survey.tasks, &freezer)
+      letGo(survey.tasks)
       snapshot?.end()
       dump.links.remove()
       throw error
     }
     if !options.snapshot {
-      try release(survey.tasks, &freezer, options)
+      release(survey.tasks, options)
       noteFrozenTime()
     }
     writeStatistics(dump)
     deadManSwitch.retire()
-    leaveBehind((dump, survey, freezer.tasks, deadManSwitch))
+    leaveBehind((dump, survey, deadManSwitch))
     return (dump.statistics, dump.warnings)
   }
 
@@ -126,19 +127,17 @@ public enum Dump {
   }
 
   /// The tasks run on, as they were found; or have been stopped before.
-  private static func letGo(_ tasks: [DumpedTask], _ freezer: inout Freezer, stopped: Bool = false) {
+  private static func letGo(_ tasks: [DumpedTask], stopped: Bool = false) {
     for task in tasks { task.process?.close() }
     if stopped {
       for task in tasks where !task.isZombie { kill(task.pid, SIGSTOP) }
     }
-    freezer.release()
+    for task in tasks { for thread in task.threads { thread.traced.detach() } }
   }
 
   /// Ends the tree, or lets it go as it was found.
-  private static func release(_ tasks: [DumpedTask], _ freezer: inout Freezer, _ options: DumpOptions)
-    throws(Failure)
-  {
-    if options.leaveRunning || options.leaveStopped { return letGo(tasks, &freezer, stopped: options.leaveStopped) }
+  private static func release(_ tasks: [DumpedTask], _ options: DumpOptions) {
+    if options.leaveRunning || options.leaveStopped { return letGo(tasks, stopped: options.leaveStopped) }
     // Parents are ended before their children can bother them: nobody of the tree runs any more.
     for task in tasks where !task.isZombie { kill(task.pid, SIGKILL) }
     // Their parents hear of it only when the tracer has. The init of a PID namespace ends when everybody in it has been waited

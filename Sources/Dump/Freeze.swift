@@ -64,6 +64,9 @@ struct Freezer {
     for task in tasks { for thread in task.threads { thread.detach() } }
   }
 
+  /// Forgets what was frozen: others let it go.
+  mutating func handOver() { tasks = [] }
+
   private mutating func freeze(pid: Int32, parent: Int32) throws(Failure) {
     let directory: ProcDirectory
     do {
@@ -172,6 +175,7 @@ struct Freezer {
         }
         do throws(Errno) {
           found = ProcStat(try directory.read("stat", buffer))
+          if let last = tasks.last { found?.hold(nameOf: last.stat) }
           // Stopped threads make no others: when there are no more than those, that is all.
           if !threads.isEmpty, found?.threadCount == threads.count { break }
           tids = try directory.numbers(in: "task", buffer)

@@ -30,8 +30,7 @@ struct Glance {
 
   init(at task: Place, _ reader: Reader) throws(Failure) {
     status = try about("task \(task.pid): reading its state") { () throws(Errno) in
-      let file = try Descriptor.open(at: task.folder, "status")
-      return ProcStatus(try reader.buffer.readAll(file.rawValue, longestRecord: 512))
+      try reader.status(at: task.folder, "status")
     }
     namespaces = try about("task \(task.pid): reading its namespaces") { () throws(Errno) -> [UInt64] in
       if task.isZombie {
@@ -75,6 +74,15 @@ struct Glance {
     let buffer = ReadBuffer()
     let namespaces = OpenNamespaces()
     private var lastMappings: [Mapping] = []
+    private var lastStatus: ProcStatus?
+
+    func status(at folder: Int32, _ path: String) throws(Errno) -> ProcStatus {
+      let file = try Descriptor.open(at: folder, path)
+      let status = ProcStatus(try buffer.readAll(file.rawValue, longestRecord: 512))
+      if let lastStatus { status.hold(listsOf: lastStatus) }
+      lastStatus = status
+      return status
+    }
 
     /// Relatives often have the same mappings, which are then held once.
     func hold(_ mappings: [Mapping]) -> [Mapping] {
@@ -97,8 +105,7 @@ struct ThreadGlance {
   init(at tid: Int32, of task: Glance.Place, _ reader: Glance.Reader) throws(Failure) {
     self.tid = tid
     status = try about("task \(task.pid): thread \(tid): reading its state") { () throws(Errno) in
-      let file = try Descriptor.open(at: task.folder, "task/\(tid)/status")
-      return ProcStatus(try reader.buffer.readAll(file.rawValue, longestRecord: 512))
+      try reader.status(at: task.folder, "task/\(tid)/status")
     }
     namespaces = try about("task \(task.pid): thread \(tid): reading its namespaces") { () throws(Errno) in
       // Linux before 6.9 has no pidfds of threads.

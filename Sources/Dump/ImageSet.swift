@@ -7,14 +7,15 @@ import Resources
 import SystemPackage
 import Tracee
 
-/// Writes what was collected as image files; the inventory last. One thread at a time may use it, and another one help.
+/// Writes what was collected as image files; the inventory last. One thread at a time may use it.
 final class ImageSet {
   private let dump: DumpContext
   private let tasks: [DumpedTask]
   private let namespaces: PIDNamespaces
   private var buffer = ImageBuffer()
-  /// Threads of processes with many, whose images two write.
-  private var crowd: (threads: [(task: DumpedTask, thread: DumpedThread)], turns: Turns) = ([], Turns(0))
+  private var bufferForOne = ImageBuffer()
+  /// mm, pagemap, fs, ids and fdinfo; and a core for each thread.
+  private static let filesPerTask = 5
   /// Descriptor tables that have been written.
   private var tables: Set<UInt32> = []
   let byPID: [Int32: DumpedTask]
@@ -24,6 +25,7 @@ final class ImageSet {
     self.tasks = tasks
     self.namespaces = namespaces
     byPID = Dictionary(tasks.map { ($0.pid, $0) }, uniquingKeysWith: { first, _ in first })
+    dump.directory.expectFiles(tasks.reduce(16) { $0 + Self.filesPerTask + $1.threads.count })
   }
 
   /// Numbers the objects that tasks may share, which decides the names of files. `meanwhile` is done by the tracer in its half of the time.
@@ -61,33 +63,8 @@ final class ImageSet {
     }
   }
 
-  /// What others can help with when these tasks are written.
-  func prepare(_ part: [DumpedTask]) {
-    let threads = part.filter(\.hasManyThreads).flatMap { task in task.threads.dropFirst().map { (task, $0) } }
-    crowd = (threads, Turns(threads.count))
-  }
-
-  /// Writes of the prepared part what nobody has begun with.
-  func help() throws(Failure) {
-    if crowd.threads.isEmpty { return }
-    var buffer = ImageBuffer()
-    try writeCrowd(&buffer)
-  }
-
-  private func writeCrowd(_ buffer: inout ImageBuffer) throws(Failure) {
-    while let i = crowd.turns.next() {
-      let (task, thread) = crowd.threads[i]
-      do {
-        try dump.directory.write(thread.core, to: .core(UInt32(task.imageTID(of: thread))), using: &buffer)
-      } catch {
-        throw Failure(error)
-      }
-    }
-  }
-
-  /// Everything of some tasks, which were prepared, but their memory.
+  /// Everything of some tasks but their memory, and the threads of those with many.
   func write(_ part: [DumpedTask]) throws(Failure) {
-    try writeCrowd(&buffer)
     for task in part {
       try write(task)
       if task.isZombie { continue }
@@ -139,11 +116,21 @@ final class ImageSet {
     }
   }
 
+  /// A thread of a task with many, whatever else is being written meanwhile.
+  func writeOne(_ thread: DumpedThread, of task: DumpedTask) throws(Failure) {
+    do {
+      try dump.directory.write(thread.core, to: .core(UInt32(task.imageTID(of: thread))), using: &bufferForOne)
+    } catch {
+      throw Failure(error)
+    }
+  }
+
   /// What belongs to the tree as a whole.
   func writeTree(seccomp: SeccompEntry) throws(Failure) {
     try RecordedTree(tasks, namespaces).check(dump.options)
     let pids = Dictionary(tasks.map { ($0.pid, $0.imagePID) }, uniquingKeysWith: { first, _ in first })
     var tree: [PstreeEntry] = []
+    tree.reserveCapacity(tasks.count)
     for task in tasks {
       var entry = PstreeEntry()
       entry.pid = UInt32(task.imagePID)
@@ -183,7 +170,6 @@ final class ImageSet {
     inventory.lsmtype = .noLsm
     do {
       if dump.options.checksumMemory { try dump.directory.noteMemory() }
-      inventory.imageChecksum = dump.directory.checksums
       try dump.directory.writeInventory(inventory, sync: false, using: &buffer)
     } catch {
       throw Failure(error)

@@ -53,7 +53,8 @@ final class Lookahead<Item> {
 
     private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
     private let changed = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
-    private var wanted: [Make] = []
+    /// What makes each item, until it does.
+    private var wanted: [Make?] = []
     private var isComplete = false
     /// Items that are to be made before others, and those that were.
     private var long: [Int] = []
@@ -149,7 +150,7 @@ final class Lookahead<Item> {
     }
 
     private func makeItem(_ index: Int, _ reader: Glance.Reader) {
-      let make = wanted[index]
+      guard let make = wanted[index].take() else { return }
       pthread_mutex_unlock(mutex)
       let result: Result<Item, Failure>
       do throws(Failure) { result = .success(try make(reader)) } catch { result = .failure(error) }

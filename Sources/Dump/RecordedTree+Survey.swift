@@ -10,8 +10,10 @@ extension RecordedTree {
     for (i, task) in dumped.enumerated() { places[task.pid] = TaskID(i) }
     let users = Users(dumped)
     func pids(_ numbers: [Int32]) -> [PID] { numbers.map { PID($0) } }
-    let tasks = dumped.enumerated().map { i, task in
-      RecordedTask(
+    var tasks: [RecordedTask] = []
+    tasks.reserveCapacity(dumped.count)
+    for (i, task) in dumped.enumerated() {
+      var recorded = RecordedTask(
         id: TaskID(i), pids: pids(task.status.nsTgid), parent: i == 0 ? nil : places[task.parent],
         group: pids(task.status.nsPgid), session: pids(task.status.nsSid),
         threads: task.threads.dropFirst().map { pids($0.status.nsPid) },
@@ -19,12 +21,15 @@ extension RecordedTree {
         exitSignal: SignalNumber(task.stat.exitSignal), pidNamespace: PIDNamespaceID(task.pidNamespace),
         pidNamespaceForChildren: task.pidNamespaceForChildren.map { PIDNamespaceID($0) },
         isChildSubreaper: task.isChildSubreaper, shares: users.shares(of: task))
+      if let last = tasks.last { recorded.hold(listsOf: last) }
+      tasks.append(recorded)
     }
     self.init(tasks: tasks, namespaces: namespaces.recorded)
   }
 
   /// Throws if the tree could never be made again: better said now than after its end.
   func check(_ options: DumpOptions) throws(Failure) {
+    if isPlain { return }
     do throws(ScheduleError) {
       // Sessions from outside are objected to before (Survey), or the user has asked for them.
       _ = try ForkSchedule.compute(self, options: ForkSchedule.Options(shellJob: options.shellJob))

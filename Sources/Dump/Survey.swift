@@ -81,10 +81,13 @@ struct Survey {
     }
     objections += AddressSpace.objections(task)
     objections += try SystemVSharedMemory.objections(task)
-    var statuses = [task.pid: task.status]
-    for thread in glance.threads { statuses[thread.tid] = thread.status }
-    for thread in frozen.threads {
-      guard let status = statuses[thread.tid] else { throw Failure("\(task.description): thread \(thread.tid) was not looked at") }
+    task.threads.reserveCapacity(frozen.threads.count)
+    for (i, thread) in frozen.threads.enumerated() {
+      // The leader is the first of them, and not among the glances at the others.
+      if i > 0, i > glance.threads.count || glance.threads[i - 1].tid != thread.tid {
+        throw Failure("\(task.description): thread \(thread.tid) was not looked at")
+      }
+      let status = i == 0 ? task.status : glance.threads[i - 1].status
       if !thread.registers.is64Bit {
         objections.append("\(task.description): thread \(thread.tid) runs 32-bit code (compat)")
       }

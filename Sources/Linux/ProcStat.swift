@@ -1,31 +1,33 @@
 /// `/proc/PID/stat` (man 5 proc_pid_stat).
-public struct ProcStat: Equatable, Sendable {
-  public var pid: Int32 = 0
-  public var comm: [UInt8] = []
+///
+/// As it was when it was read; whoever holds it looks at the same one.
+public final class ProcStat: @unchecked Sendable {
+  public private(set) var pid: Int32 = 0
+  public private(set) var comm: [UInt8] = []
   /// R running, S sleeping, D disk sleep, Z zombie, T stopped, t tracing stop, X dead, I idle.
-  public var state: UInt8 = 0
-  public var ppid: Int32 = 0
-  public var pgrp: Int32 = 0
-  public var session: Int32 = 0
-  public var ttyNumber: UInt32 = 0
+  public private(set) var state: UInt8 = 0
+  public private(set) var ppid: Int32 = 0
+  public private(set) var pgrp: Int32 = 0
+  public private(set) var session: Int32 = 0
+  public private(set) var ttyNumber: UInt32 = 0
   /// The foreground process group of the controlling terminal; -1 without one.
-  public var foregroundGroup: Int32 = -1
-  public var flags: UInt32 = 0
-  public var threadCount: Int = 0
-  public var startTime: UInt64 = 0
-  public var startCode: UInt64 = 0
-  public var endCode: UInt64 = 0
-  public var startStack: UInt64 = 0
-  public var exitSignal: Int32 = 0
-  public var startData: UInt64 = 0
-  public var endData: UInt64 = 0
-  public var startBrk: UInt64 = 0
-  public var argStart: UInt64 = 0
-  public var argEnd: UInt64 = 0
-  public var envStart: UInt64 = 0
-  public var envEnd: UInt64 = 0
+  public private(set) var foregroundGroup: Int32 = -1
+  public private(set) var flags: UInt32 = 0
+  public private(set) var threadCount: Int = 0
+  public private(set) var startTime: UInt64 = 0
+  public private(set) var startCode: UInt64 = 0
+  public private(set) var endCode: UInt64 = 0
+  public private(set) var startStack: UInt64 = 0
+  public private(set) var exitSignal: Int32 = 0
+  public private(set) var startData: UInt64 = 0
+  public private(set) var endData: UInt64 = 0
+  public private(set) var startBrk: UInt64 = 0
+  public private(set) var argStart: UInt64 = 0
+  public private(set) var argEnd: UInt64 = 0
+  public private(set) var envStart: UInt64 = 0
+  public private(set) var envEnd: UInt64 = 0
   /// The wait status of a zombie: as `wait4` reports it.
-  public var exitCode: Int32 = 0
+  public private(set) var exitCode: Int32 = 0
 
   /// PF_KTHREAD of include/linux/sched.h.
   public var isKernelThread: Bool { flags & 0x0020_0000 != 0 }
@@ -79,5 +81,10 @@ public struct ProcStat: Equatable, Sendable {
       if let next = c.peek, next != 0x20 { c.skip() }
     }
     guard field >= 52 else { return nil }
+  }
+
+  /// A name that is the same as another's, as relatives' often are, is held in memory once.
+  public func hold(nameOf other: ProcStat) {
+    if comm == other.comm { comm = other.comm }
   }
 }

@@ -1,36 +1,38 @@
 /// `/proc/PID/status` (man 5 proc_pid_status): the lines that a dump needs.
-public struct ProcStatus: Equatable, Sendable {
-  public var state: UInt8 = 0
-  public var tgid: Int32 = 0
-  public var ppid: Int32 = 0
-  public var tracerPID: Int32 = 0
-  public var umask: UInt32 = 0
+///
+/// As it was when it was read; whoever holds it looks at the same one.
+public final class ProcStatus: @unchecked Sendable {
+  public private(set) var state: UInt8 = 0
+  public private(set) var tgid: Int32 = 0
+  public private(set) var ppid: Int32 = 0
+  public private(set) var tracerPID: Int32 = 0
+  public private(set) var umask: UInt32 = 0
   /// real, effective, saved, file system
-  public var uids: [UInt32] = []
-  public var gids: [UInt32] = []
-  public var groups: [UInt32] = []
+  public private(set) var uids: [UInt32] = []
+  public private(set) var gids: [UInt32] = []
+  public private(set) var groups: [UInt32] = []
   /// PIDs at every level, outermost first, as far as this process sees.
-  public var nsTgid: [Int32] = []
-  public var nsPid: [Int32] = []
-  public var nsPgid: [Int32] = []
-  public var nsSid: [Int32] = []
-  public var threads = 0
+  public private(set) var nsTgid: [Int32] = []
+  public private(set) var nsPid: [Int32] = []
+  public private(set) var nsPgid: [Int32] = []
+  public private(set) var nsSid: [Int32] = []
+  public private(set) var threads = 0
   /// Descriptor numbers that the table has room for; those in use are below it.
-  public var tableSize: Int32 = 0
-  public var signalsBlocked: UInt64 = 0
-  public var capInheritable: UInt64 = 0
-  public var capPermitted: UInt64 = 0
-  public var capEffective: UInt64 = 0
-  public var capBounding: UInt64 = 0
-  public var capAmbient: UInt64 = 0
-  public var noNewPrivileges = false
+  public private(set) var tableSize: Int32 = 0
+  public private(set) var signalsBlocked: UInt64 = 0
+  public private(set) var capInheritable: UInt64 = 0
+  public private(set) var capPermitted: UInt64 = 0
+  public private(set) var capEffective: UInt64 = 0
+  public private(set) var capBounding: UInt64 = 0
+  public private(set) var capAmbient: UInt64 = 0
+  public private(set) var noNewPrivileges = false
   /// 0 none, 1 strict, 2 filter
-  public var seccompMode: UInt32 = 0
-  public var seccompFilters = 0
-  public var thpEnabled = true
-  public var hasMemory = false
+  public private(set) var seccompMode: UInt32 = 0
+  public private(set) var seccompFilters = 0
+  public private(set) var thpEnabled = true
+  public private(set) var hasMemory = false
   /// Of locked memory (mlock(2)).
-  public var lockedKB: UInt64 = 0
+  public private(set) var lockedKB: UInt64 = 0
 
   public init(_ text: UnsafeRawBufferPointer) {
     var c = ByteCursor(text)
@@ -69,6 +71,19 @@ public struct ProcStatus: Equatable, Sendable {
       default: break
       }
     }
+  }
+}
+
+extension ProcStatus {
+  /// Lists that are the same as another's, as relatives' often are, are held in memory once.
+  public func hold(listsOf other: ProcStatus) {
+    if uids == other.uids { uids = other.uids }
+    if gids == other.gids { gids = other.gids }
+    if groups == other.groups { groups = other.groups }
+    if nsTgid == other.nsTgid { nsTgid = other.nsTgid }
+    if nsPid == nsTgid { nsPid = nsTgid }
+    if nsPgid == other.nsPgid { nsPgid = other.nsPgid }
+    if nsSid == other.nsSid { nsSid = other.nsSid }
   }
 }
 

@@ -80,6 +80,12 @@ public struct RecordedTask: Hashable, Sendable {
     if case .zombie = state { return true }
     return false
   }
+
+  /// Most tasks are in the group and the session of the one before: its lists are held in memory once.
+  public mutating func hold(listsOf other: RecordedTask) {
+    if group == other.group { group = other.group }
+    if session == other.session { session = other.session }
+  }
 }
 
 /// A PID namespace that a tree's tasks live in or put their children in.

@@ -47,12 +47,16 @@ public enum DescriptorTable {
     // A parent with many others is not worth the comparisons.
     guard parent.descriptors.count <= 4 * count else { return [] }
     var list: [DumpedDescriptor] = []
+    list.reserveCapacity(parent.descriptors.count)
     for descriptor in parent.descriptors {
       let number = Int(descriptor.number)
       // EBADF: it has no such descriptor.
       guard let order = try? kcmp(task.pid, parent.pid, .file, number, number), order == 0 else { continue }
       list.append(DumpedDescriptor(number: descriptor.number, file: descriptor.file, closesOnExec: nil))
     }
+    // Siblings have often inherited the same, and hold one list.
+    if list.elementsEqual(parent.lastInherited, by: { $0.number == $1.number && $0.file === $1.file }) { return parent.lastInherited }
+    parent.lastInherited = list
     return list
   }
 

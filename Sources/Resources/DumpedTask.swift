@@ -14,12 +14,19 @@ public final class DumpedTask {
   public var threads: [DumpedThread] = []
   public var process: TracedProcess?
   public var mappings: [Mapping] = []
-  public var memory = MmEntry()
+  public var memory: MmEntry {
+    _read { yield heldMemory.value }
+    _modify { yield &heldMemory.value }
+  }
+  private var heldMemory = DumpedTask.nothing
+  /// What is held of a task's memory before it is recorded, and when it is not needed any more.
+  private static let nothing = Held(MmEntry())
   public var ids = TaskKobjIdsEntry()
   public var fs = FsEntry()
   public var descriptors: [DumpedDescriptor] = []
   public var descriptorEntries: [FdinfoEntry] = []
-  public var core = CoreEntry()
+  /// What of them the child that was looked at last has inherited.
+  var lastInherited: [DumpedDescriptor] = []
   /// Those that are not the tracer's own.
   public var namespaces: [DumpedNamespace] = []
 
@@ -85,12 +92,13 @@ public final class DumpedTask {
     mappings = []
     descriptors = []
     descriptorEntries = []
+    lastInherited = []
     for thread in threads { thread.core = CoreEntry() }
     process?.area?.forgetPages()
   }
 
   /// The same for the mappings, which children are compared with.
-  public func forgetMappings() { memory = MmEntry() }
+  public func forgetMappings() { heldMemory = Self.nothing }
 
   /// "task 12 (bash)"
   public var description: String { "task \(pid) (\(stat.comm.text))" }

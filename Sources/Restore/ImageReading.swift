@@ -25,7 +25,7 @@ struct LoadedCheckpoint {
         try directory.verify(inventory)
         try directory.expect(inventory.imageChecksum)
       }
-      if options.verifyMemory { try Self.refuse(directory.damage(memory: true)) }
+      if options.verifyMemory { try Self.refuse(directory.damage(inventory, memory: true)) }
     }
     guard inventory.imgVersion == 1 || inventory.imgVersion == 2 else {
       throw Failure("inventory.img: img_version \(inventory.imgVersion) is not known, only 1 and 2 are")
@@ -53,7 +53,7 @@ struct LoadedCheckpoint {
       try directory.verify(inventory)
       try directory.expect(inventory.imageChecksum)
     }
-    try refuse(directory.damage(memory: true))
+    try refuse(directory.damage(inventory, memory: true))
   }
 
   private static func refuse(_ damage: [ImageError]) throws(Failure) {

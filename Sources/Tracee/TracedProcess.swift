@@ -96,12 +96,13 @@ public final class TracedProcess {
       return try ExecutorArea(
         memory: memory.rawValue, address: address, slots: sizes, deadManSwitch: deadManSwitch, watchEach: true)
     }
+    sizes = []
   }
 
-  /// Every thread runs the program that is loaded in its slot, then parks.
-  public func enterAll() throws(Failure) {
+  /// Has these threads run the programs that are loaded in their slots, then park. Those before them have entered.
+  public func enter(_ range: Range<Int>) throws(Failure) {
     guard let area else { return }
-    for (thread, slot) in zip(threads, area.slots) {
+    for (thread, slot) in zip(threads[range], area.slots[range]) {
       try about("task \(pid): starting the executor of thread \(thread.tid)") { () throws(Errno) in
         try thread.enter(area, slot)
       }

@@ -158,6 +158,20 @@ private func check(_ limits: RandomHistory.Limits, count: Int) async throws {
   try await check(limits, count: treeCount * 2 / 3)
 }
 
+/// What a dump relies on where it does not compute the schedule.
+@Test func plainTreesHaveSchedules() throws {
+  var plain = 0
+  for seed in 0..<UInt64(treeCount / 8) {
+    var limits = RandomHistory.Limits()
+    (limits.tasks, limits.eventsPerTask) = (2 + Int(seed % 12), 1 + Int(seed % 3))
+    let tree = try RandomHistory(seed: seed, limits: limits).tree
+    guard tree.isPlain else { continue }
+    plain += 1
+    if let problem = problem(with: tree, options: ForkSchedule.Options(shellJob: false)) { Issue.record("seed \(seed): \(problem)") }
+  }
+  #expect(plain * 20 > treeCount / 8, "only \(plain) were plain")
+}
+
 /// `PROCESS_TREE_SEED=17 PROCESS_TREE_LEVELS=3` shows one tree, its schedule and what is wrong with it.
 @Test(.enabled(if: ProcessInfo.processInfo.environment["PROCESS_TREE_SEED"] != nil)) func oneSeed() throws {
   let environment = ProcessInfo.processInfo.environment

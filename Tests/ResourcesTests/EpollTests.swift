@@ -44,7 +44,7 @@ private final class Holder {
     try process.open(DeadManSwitch())
     let slot = try #require(process.area?.slots.first)
     slot.load(SyscallProgram(for: slot))
-    try process.enterAll()
+    try process.enter(process.threads.indices)
     try process.waitAll()
     let task = RestoredThread(
       core: CoreImage(CoreEntry()), isLeader: true, pid: UInt32(recorded), tid: UInt32(recorded), slot: slot)

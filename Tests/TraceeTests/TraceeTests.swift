@@ -74,7 +74,7 @@ func hold(_ pid: pid_t) throws -> TracedProcess {
     let read = program.call(__NR_read, .result(fd), Argument(buffer.address), 16)
     program.call(__NR_close, .result(fd), expect: 0)
     slot.load(program)
-    try process.enterAll()
+    try process.enter(process.threads.indices)
     try process.waitAll()
     try slot.check(program, task: "task \(pid)")
     #expect(slot.result(getpid) == Int64(pid))
@@ -106,7 +106,7 @@ func hold(_ pid: pid_t) throws -> TracedProcess {
           let slot = process.area?.slots.first
         else { _exit(1) }
         slot.load(SyscallProgram(for: slot))
-        guard (try? process.enterAll()) != nil, (try? process.waitAll()) != nil else { _exit(2) }
+        guard (try? process.enter(process.threads.indices)) != nil, (try? process.waitAll()) != nil else { _exit(2) }
         kill(getpid(), SIGKILL)
       }
       var status: Int32 = 0

@@ -66,6 +66,8 @@ struct Emitter {
     initReady = Array(repeating: nil, count: plan.index.namespaces.count)
     programs = Array(repeating: [], count: plan.nodes.count)
     position = Array(repeating: 0, count: plan.nodes.count)
+    // Most nodes take one step, their birth.
+    steps.reserveCapacity(16 + plan.nodes.count + plan.index.tree.tasks.reduce(0) { $0 + $1.threads.count })
   }
 
   mutating func emit() throws(ScheduleError) {

@@ -89,6 +89,7 @@ struct Planner {
     top = index.root
     freeNumbers = FreeNumbers(index)
     inits = index.namespaces.map(\.initTask)
+    nodes.reserveCapacity(index.tree.tasks.count + 16)
     for (task, record) in index.tree.tasks.enumerated() {
       nodes.append(
         Node(
