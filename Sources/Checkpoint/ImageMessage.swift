@@ -65,4 +65,10 @@ public enum Boxed<Value: Equatable & Sendable>: Equatable, Sendable {
     }
     set { self = Boxed(wrappedValue: newValue) }
   }
+
+  /// The box itself, which several values can share until one of them changes it.
+  public var projectedValue: Boxed<Value> {
+    get { self }
+    set { self = newValue }
+  }
 }

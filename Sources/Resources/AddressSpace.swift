@@ -200,9 +200,10 @@ public struct AddressSpace: TaskState {
     } else {
       clear(task, kept, sparing: spared, &sequence)
     }
+    let pages = task.recordedPages()
     var index = 0
     for vma in task.memory.vmas where !vma.isKernelMade && !vma.kinds.contains(.guardPages) {
-      let hasPages = vma.hasPages(of: task, &index)
+      let hasPages = vma.hasSome(of: pages, &index)
       if let reserved = task.filling?.protection(at: vma.start) {
         if reserved != vma.prot { open(vma, &sequence) }
         continue
@@ -251,9 +252,10 @@ public struct AddressSpace: TaskState {
 
   /// Appends what must wait until no child is born with this memory any more: final protections, advice, locks.
   public static func finish(_ task: RestoredTask, _ sequence: inout ProgramSequence) {
+    let pages = task.recordedPages()
     var index = 0
     for vma in task.memory.vmas where !vma.isKernelMade && !vma.kinds.contains(.guardPages) {
-      guard vma.hasPages(of: task, &index), vma.prot & UInt32(PROT_WRITE) == 0,
+      guard vma.hasSome(of: pages, &index), vma.prot & UInt32(PROT_WRITE) == 0,
         !(task.filling?.contains(vma.start) ?? false)
       else { continue }
       sequence.makeRoom(calls: 1)
@@ -269,7 +271,7 @@ public struct AddressSpace: TaskState {
   /// Mappings, by their start, that the donor has too and whose pages the task shared with it.
   static func keptMappings(_ task: RestoredTask) -> Set<UInt64> {
     guard let donor = task.donor else { return [] }
-    let shared = task.pages.filter { $0.sharedWith == donor.pid }.map(\.range.lowerBound)
+    let shared = task.recordedPages().filter { $0.sharedWith == donor.pid }.map(\.range.lowerBound)
     if shared.isEmpty { return [] }
     let theirs = Set(donor.memory.vmas.map(\.identity))
     var kept: Set<UInt64> = []
@@ -302,9 +304,10 @@ public struct AddressSpace: TaskState {
   private static func drop(
     pagesOf donor: RestoredTask, notIn task: RestoredTask, _ kept: Set<UInt64>, _ sequence: inout ProgramSequence
   ) {
-    let own = task.pages.map(\.range)
+    let own = task.recordedPages().map(\.range)
+    let donors = donor.recordedPages().map(\.range)
     for vma in task.memory.vmas where kept.contains(vma.start) {
-      for range in Pages.intersection([vma.start..<vma.end], donor.pages.map(\.range)) {
+      for range in Pages.intersection([vma.start..<vma.end], donors) {
         for gap in Pages.difference(range, own) {
           sequence.makeRoom(calls: 1)
           sequence.current.call(
@@ -371,7 +374,7 @@ public struct AddressSpace: TaskState {
       Pages.transfer(__NR_preadv, run, from: start, descriptor: descriptor, &sequence, for: "reading its memory to")
       run = []
     }
-    for (range, sharedWith) in task.pages {
+    for (range, sharedWith) in task.recordedPages() {
       while index < keptRanges.count, keptRanges[index].upperBound <= range.lowerBound { index += 1 }
       let isThere =
         sharedWith != nil && sharedWith == task.donor?.pid && index < keptRanges.count

@@ -55,10 +55,11 @@ public final class Filling {
 
   private init?(_ task: RestoredTask) {
     kept = AddressSpace.keptMappings(task)
+    let pages = task.recordedPages()
     var runs: [Run] = []
     var index = 0
     for vma in task.memory.vmas where !vma.kinds.contains(.guardPages) {
-      let hasPages = vma.hasPages(of: task, &index)
+      let hasPages = vma.hasSome(of: pages, &index)
       guard vma.isPlainMemory, !kept.contains(vma.start) else { continue }
       if let last = runs.last, last.takes(vma) {
         runs[runs.count - 1].append(vma, hasPages)
@@ -324,7 +325,7 @@ extension RestoredTask {
     var list: [Pages.Placed] = []
     var offset: UInt64 = 0
     var index = 0
-    for (range, _) in pages {
+    for (range, _) in recordedPages() {
       while index < ranges.count, ranges[index].upperBound <= range.lowerBound { index += 1 }
       var i = index
       while i < ranges.count, ranges[i].lowerBound < range.upperBound {

@@ -16,7 +16,12 @@ public final class RestoredTask {
   public let image: CoreImage
   public var core: CoreEntry { _read { yield image.entry } }
   public let ids: TaskKobjIdsEntry
-  public var memory = MmEntry()
+  /// Its mappings, and where code, heap and stack are; relatives that have the same hold it in common.
+  public var memory: MmEntry {
+    _read { yield heldMemory.value }
+    _modify { yield &heldMemory.value }
+  }
+  private var heldMemory: Held<MmEntry>
   public var fs: FsEntry?
   public var descriptors: [FdinfoEntry] = []
   public var pagesID: UInt32 = 0
@@ -29,10 +34,11 @@ public final class RestoredTask {
   /// A descriptor number of the task that a file can be put at for a moment: nothing else comes there.
   public var scratchDescriptor: Int32 = -1
 
-  public init(pid: UInt32, core: CoreImage, ids: TaskKobjIdsEntry) {
+  public init(pid: UInt32, core: CoreImage, ids: TaskKobjIdsEntry, memory: MmEntry = MmEntry(), like relative: RestoredTask? = nil) {
     self.pid = pid
     image = core
     self.ids = ids
+    if let relative, relative.memory == memory { heldMemory = relative.heldMemory } else { heldMemory = Held(memory) }
   }
 
   /// task_core_entry.task_state: 1 alive, 2 dead, 3 stopped; old writers have 6 for dead.
@@ -42,9 +48,11 @@ public final class RestoredTask {
   public var description: String { "task \(pid) (\(core.task.comm.text))" }
 
   /// The ranges whose bytes are in the pages image, in its order; with each the relative that shares it copy-on-write.
-  public private(set) lazy var pages: [(range: Range<UInt64>, sharedWith: UInt32?)] = pagemap.filter {
-    ($0.flags ?? 4) & 4 != 0
-  }.map { ($0.vaddr..<($0.vaddr + $0.pageCount * 4096), $0.cowWithPid) }
+  public func recordedPages() -> [RecordedPages] {
+    pagemap.filter { ($0.flags ?? 4) & 4 != 0 }.map { ($0.vaddr..<($0.vaddr + $0.pageCount * 4096), $0.cowWithPid) }
+  }
+
+  public typealias RecordedPages = (range: Range<UInt64>, sharedWith: UInt32?)
 
   /// The task whose memory the stub was born with; `nil` if there was none in its parent yet.
   public var donor: RestoredTask?

@@ -128,7 +128,7 @@ extension RestoredTask {
     guard let range = vdso.vdso, range.count <= 1 << 20 else { return nil }
     var parts: [(range: Range<UInt64>, offset: UInt64)] = []
     var offset: UInt64 = 0
-    for (part, _) in pages {
+    for (part, _) in recordedPages() {
       let common = part.clamped(to: range)
       if !common.isEmpty { parts.append((common, offset + common.lowerBound - part.lowerBound)) }
       offset += part.upperBound - part.lowerBound

@@ -36,9 +36,9 @@ extension VmaEntry {
   var length: UInt64 { end - start }
 
   /// Whether the image has pages of its own for it. `index` goes along with ascending mappings.
-  func hasPages(of task: RestoredTask, _ index: inout Int) -> Bool {
-    while index < task.pages.count, task.pages[index].range.upperBound <= start { index += 1 }
-    return isPrivate && index < task.pages.count && task.pages[index].range.lowerBound < end
+  func hasSome(of pages: [RestoredTask.RecordedPages], _ index: inout Int) -> Bool {
+    while index < pages.count, pages[index].range.upperBound <= start { index += 1 }
+    return isPrivate && index < pages.count && pages[index].range.lowerBound < end
   }
 
   /// Made by the kernel itself, not by mmap.

@@ -57,7 +57,7 @@ final class Construction {
 
   /// Service descriptors lie above every number that the tree uses.
   private func openServices() throws(Failure) {
-    let highest = plan.tasks.flatMap(\.descriptors).map(\.fd).max() ?? 2
+    let highest = plan.tasks.lazy.compactMap { $0.descriptors.lazy.map(\.fd).max() }.max() ?? 2
     var service = ServiceDescriptors()
     service.first = max(Int32(highest) + 1, 3)
     try about("opening the service descriptors", advice: "Raise the limit on open files (ulimit -n).") {

@@ -76,6 +76,7 @@ struct Forking {
     }
     try giveMemory(before: steps)
     births = []
+    births.reserveCapacity(wave.count)
     var work: [(actor: ForkSchedule.Actor, sequence: ProgramSequence, ends: Bool)] = []
     for actor in order {
       guard let slot = construction.slot(of: actor) else {

@@ -127,7 +127,8 @@ struct LoadedCheckpoint {
     if max(tree.count, tree.map(\.threads.count).max() ?? 0) >= many { companion.hire() }
     func readAll(_ entries: ArraySlice<PstreeEntry>, _ companion: Companion?) throws(Failure) -> [ReadTask] {
       var list: [ReadTask] = []
-      for entry in entries { list.append(try readTask(entry, like: list.last?.task, restore, companion)) }
+      var known = KnownStates()
+      for entry in entries { list.append(try readTask(entry, like: list.last?.task, &known, restore, companion)) }
       return list
     }
     if tree.count < many { return try readAll(tree[...], companion) }
@@ -144,7 +145,8 @@ struct LoadedCheckpoint {
   ) throws(Failure) -> [CoreImage] {
     func readAll(_ tids: ArraySlice<UInt32>) throws(Failure) -> [CoreImage] {
       var list: [CoreImage] = []
-      for tid in tids { list.append(CoreImage(try readCore(tid, like: list.last ?? leader, restore))) }
+      var known = KnownStates()
+      for tid in tids { list.append(CoreImage(try readCore(tid, like: list.last ?? leader, &known, restore))) }
       return list
     }
     guard tids.count >= many, let companion else { return try readAll(tids[...]) }
@@ -156,9 +158,10 @@ struct LoadedCheckpoint {
   }
 
   private static func readTask(
-    _ entry: PstreeEntry, like previous: RestoredTask?, _ restore: RestoreContext, _ companion: Companion?
+    _ entry: PstreeEntry, like previous: RestoredTask?, _ known: inout KnownStates, _ restore: RestoreContext,
+    _ companion: Companion?
   ) throws(Failure) -> ReadTask {
-    let core = try readCore(entry.pid, like: previous?.image, restore)
+    var core = try readCore(entry.pid, like: previous?.image, &known, restore)
     guard core.mtype == .x86_64 else {
       throw Failure("core-\(entry.pid).img: made on the architecture \(core.mtype); this is x86-64")
     }
@@ -172,12 +175,13 @@ struct LoadedCheckpoint {
     // Today's writers say it twice; what is there has to be whole.
     let apart = try restore.all(TaskKobjIdsEntry.self, .ids(entry.pid), optional: core.ids != nil, isOne: true).first
     guard let ids = core.ids ?? apart else { throw Failure("ids-\(entry.pid).img is empty") }
-    let task = RestoredTask(pid: entry.pid, core: CoreImage(core), ids: ids)
-    task.memory = try restore.one(MmEntry.self, .mm(entry.pid))
+    core.ids = nil
+    var memory = try restore.one(MmEntry.self, .mm(entry.pid))
     if let previous {
-      share(previous.memory.vmas, with: &task.memory.vmas)
-      share(previous.memory.mmSavedAuxv, with: &task.memory.mmSavedAuxv)
+      share(previous.memory.vmas, with: &memory.vmas)
+      share(previous.memory.mmSavedAuxv, with: &memory.mmSavedAuxv)
     }
+    let task = RestoredTask(pid: entry.pid, core: CoreImage(core), ids: ids, memory: memory, like: previous)
     task.fs = try restore.one(FsEntry.self, .fs(entry.pid))
     task.descriptors = try restore.all(FdinfoEntry.self, .fdinfo(ids.filesId))
     if let previous { share(previous.descriptors, with: &task.descriptors) }
@@ -196,15 +200,44 @@ struct LoadedCheckpoint {
     if other == value { other = value }
   }
 
-  private static func readCore(_ tid: UInt32, like previous: CoreImage?, _ restore: RestoreContext) throws(Failure)
-    -> CoreEntry
-  {
+  /// Extended states of the CPU that were met last. Threads of one program are often in one of a few.
+  private struct KnownStates {
+    private var list: [UserX86FpregsEntry] = []
+
+    mutating func hold(_ state: inout UserX86FpregsEntry) {
+      if let same = list.last(where: { $0 == state }) {
+        state = same
+      } else {
+        if list.count == 8 { list.removeFirst() }
+        list.append(state)
+      }
+    }
+  }
+
+  private static func readCore(
+    _ tid: UInt32, like previous: CoreImage?, _ known: inout KnownStates, _ restore: RestoreContext
+  ) throws(Failure) -> CoreEntry {
     var core = try restore.one(CoreEntry.self, .core(tid))
+    if var info = core.threadInfo {
+      known.hold(&info.fpregs)
+      core.threadInfo = info
+    }
     if let alike = previous?.entry {
-      if let actions = alike.tc?.sigactions, core.tc?.sigactions == actions { core.tc?.sigactions = actions }
-      if let limits = alike.tc?.rlimits, core.tc?.rlimits == limits { core.tc?.rlimits = limits }
-      if let state = alike.threadInfo?.fpregs, core.threadInfo?.fpregs == state { core.threadInfo?.fpregs = state }
-      if let creds = alike.threadCore?.creds, core.threadCore?.creds == creds { core.threadCore?.creds = creds }
+      if core.tc == alike.tc {
+        core.$tc = alike.$tc
+      } else if var tc = core.tc, let other = alike.tc {
+        share(other.sigactions, with: &tc.sigactions)
+        share(other.rlimits, with: &tc.rlimits)
+        core.tc = tc
+      }
+      if core.threadCore == alike.threadCore {
+        core.$threadCore = alike.$threadCore
+      } else if var thread = core.threadCore, let other = alike.threadCore {
+        share(other.$creds, with: &thread.$creds)
+        share(other.comm, with: &thread.comm)
+        share(other.cpuAffinity, with: &thread.cpuAffinity)
+        core.threadCore = thread
+      }
     }
     return core
   }

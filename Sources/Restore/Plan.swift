@@ -147,7 +147,11 @@ public struct Plan {
   /// The lowest address from which so many bytes are free in every task.
   private static func gap(of size: UInt64, in tasks: [RestoredTask]) throws(Failure) -> UInt64 {
     var ranges: [(UInt64, UInt64)] = []
-    for task in tasks { for vma in task.memory.vmas { ranges.append((vma.start, vma.end)) } }
+    // Relatives have the same list (ImageReading.share).
+    var seen: Set<UnsafePointer<VmaEntry>?> = []
+    for task in tasks where seen.insert(task.memory.vmas.withUnsafeBufferPointer(\.baseAddress)).inserted {
+      for vma in task.memory.vmas { ranges.append((vma.start, vma.end)) }
+    }
     ranges.sort { $0.0 < $1.0 }
     // Far from where the kernel puts a new program's own stack and vDSO, and from low memory.
     var candidate: UInt64 = 0x2000_0000_0000

@@ -18,6 +18,7 @@ extension RecordedTree {
     var named: Set<UInt32> = []
     let users = Users(checkpoint.tasks)
     var tasks: [RecordedTask] = []
+    tasks.reserveCapacity(checkpoint.tree.count)
     for (i, entry) in checkpoint.tree.enumerated() {
       let task = checkpoint.tasks[i]
       let parent = places[entry.ppid]
@@ -29,15 +30,16 @@ extension RecordedTree {
       if task.isZombie { numbers.threads = [] }
       named.insert(numbers.namespace)
       if let inner = numbers.namespaceForChildren { named.insert(inner) }
-      tasks.append(
-        RecordedTask(
-          id: TaskID(i), pids: numbers.pids, parent: parent, group: numbers.group, session: numbers.session,
-          threads: numbers.threads, state: task.state,
-          exitSignal: SignalNumber(
-            Int32(bitPattern: entry.exitSignal ?? task.core.tc?.exitSignal ?? UInt32(SIGCHLD))),
-          pidNamespace: PIDNamespaceID(numbers.namespace),
-          pidNamespaceForChildren: numbers.namespaceForChildren.map { PIDNamespaceID($0) },
-          isChildSubreaper: task.core.tc?.childSubreaper ?? false, shares: users.shares(of: task)))
+      var recorded = RecordedTask(
+        id: TaskID(i), pids: numbers.pids, parent: parent, group: numbers.group, session: numbers.session,
+        threads: numbers.threads, state: task.state,
+        exitSignal: SignalNumber(
+          Int32(bitPattern: entry.exitSignal ?? task.core.tc?.exitSignal ?? UInt32(SIGCHLD))),
+        pidNamespace: PIDNamespaceID(numbers.namespace),
+        pidNamespaceForChildren: numbers.namespaceForChildren.map { PIDNamespaceID($0) },
+        isChildSubreaper: task.core.tc?.childSubreaper ?? false, shares: users.shares(of: task))
+      if let last = tasks.last { recorded.hold(listsOf: last) }
+      tasks.append(recorded)
     }
     let namespaces =
       hasLevels

@@ -29,6 +29,8 @@ public enum Restore {
     keepMemory()
     while true {
       let plan = try Plan(options, images: images)
+      // Images that are much larger than what is known of them when they have been read: a process with very many mappings.
+      if mallinfo2().fordblks > 4 << 20 { malloc_trim(0) }
       do throws(Failure) {
         return try run(plan, images: images)
       } catch {
@@ -80,7 +82,7 @@ public enum Restore {
     plan.restore.links.remove()
     statistics.restoreTime = UInt32(clamping: (nanoseconds() - begin) / 1000)
     statistics.pagesRestored = plan.tasks.reduce(0) { sum, task in
-      sum + task.pages.reduce(0) { $0 + ($1.range.upperBound - $1.range.lowerBound) / UInt64(pageSize) }
+      sum + task.recordedPages().reduce(0) { $0 + ($1.range.upperBound - $1.range.lowerBound) / UInt64(pageSize) }
     }
     writeStatistics(statistics, plan.restore)
     return Result(

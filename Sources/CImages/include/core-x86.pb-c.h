@@ -181,6 +181,9 @@ struct  Img__UserX86FpregsEntry
    */
   size_t n_padding;
   uint32_t *padding;
+  /*
+   * @boxed
+   */
   Img__UserX86XsaveEntry *xsave;
 };
 #define IMG__USER_X86_FPREGS_ENTRY__INIT \

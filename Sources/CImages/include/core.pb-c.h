@@ -250,6 +250,9 @@ struct  Img__ThreadCoreEntry
    * Signals sent to the thread.
    */
   Img__SignalQueueEntry *signals_p;
+  /*
+   * @boxed
+   */
   Img__CredsEntry *creds;
   protobuf_c_boolean has_seccomp_mode;
   Img__SeccompMode seccomp_mode;
@@ -341,6 +344,9 @@ struct  Img__CoreEntry
    * @boxed
    */
   Img__TaskCoreEntry *tc;
+  /*
+   * @boxed
+   */
   Img__TaskKobjIdsEntry *ids;
   /*
    * @boxed

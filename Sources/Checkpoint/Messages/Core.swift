@@ -323,7 +323,7 @@ public struct ThreadCoreEntry: ImageMessage {
   public var pdeathSig: UInt32?
   /// Signals sent to the thread.
   public var signalsP: SignalQueueEntry?
-  public var creds: CredsEntry?
+  @Boxed public var creds: CredsEntry?
   public var seccompMode: SeccompMode?
   /// Index in seccomp_entry of the last filter installed.
   public var seccompFilter: UInt32?
@@ -553,7 +553,7 @@ public struct CoreEntry: ImageMessage {
   public var mtype: CoreEntry.March = .unknown
   @Boxed public var threadInfo: ThreadInfoX86?
   @Boxed public var tc: TaskCoreEntry?
-  public var ids: TaskKobjIdsEntry?
+  @Boxed public var ids: TaskKobjIdsEntry?
   @Boxed public var threadCore: ThreadCoreEntry?
 
   public init() {}

@@ -249,7 +249,7 @@ public struct UserX86FpregsEntry: ImageMessage {
   public var xmmSpace: [UInt32] = []
   /// What the kernel leaves in the reserved bytes: 24 words.
   public var padding: [UInt32] = []
-  public var xsave: UserX86XsaveEntry?
+  @Boxed public var xsave: UserX86XsaveEntry?
 
   public init() {}
   public init(decoding bytes: RawSpan, in arena: borrowing ImageArena) throws(ImageError) {
