@@ -72,7 +72,7 @@ public enum Dump {
       let batches = Batches(survey.tasks, images, scan, snapshot, Collector(dump, deadManSwitch), companion)
       try batches.write()
       if let snapshot {
-        letGo(survey.tasks)
+        letGo(survey.tasks, dump)
         noteFrozenTime()
         try snapshot.write(images, scan)
       }
@@ -80,13 +80,13 @@ public enum Dump {
       try images.finish()
     } catch {
       companion.settle()
-      letGo(survey.tasks)
+      letGo(survey.tasks, dump)
       snapshot?.end()
       dump.links.remove()
       throw error
     }
     if !options.snapshot {
-      release(survey.tasks, options)
+      release(survey.tasks, dump)
       noteFrozenTime()
     }
     writeStatistics(dump)
@@ -127,8 +127,10 @@ public enum Dump {
   }
 
   /// The tasks run on, as they were found; or have been stopped before.
-  private static func letGo(_ tasks: [DumpedTask], stopped: Bool = false) {
+  private static func letGo(_ tasks: [DumpedTask], _ dump: DumpContext, stopped: Bool = false) {
     for task in tasks { task.process?.close() }
+    dump.files.forgetDuplicates()
+    for task in tasks { task.forgetDescriptors() }
     if stopped {
       for task in tasks where !task.isZombie { kill(task.pid, SIGSTOP) }
     }
@@ -136,8 +138,9 @@ public enum Dump {
   }
 
   /// Ends the tree, or lets it go as it was found.
-  private static func release(_ tasks: [DumpedTask], _ options: DumpOptions) {
-    if options.leaveRunning || options.leaveStopped { return letGo(tasks, stopped: options.leaveStopped) }
+  private static func release(_ tasks: [DumpedTask], _ dump: DumpContext) {
+    let options = dump.options
+    if options.leaveRunning || options.leaveStopped { return letGo(tasks, dump, stopped: options.leaveStopped) }
     // Parents are ended before their children can bother them: nobody of the tree runs any more.
     for task in tasks where !task.isZombie { kill(task.pid, SIGKILL) }
     // Their parents hear of it only when the tracer has. The init of a PID namespace ends when everybody in it has been waited

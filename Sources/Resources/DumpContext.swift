@@ -127,8 +127,8 @@ public final class FileTable {
   }
 
   private struct Member {
-    var pid: Int32
-    var number: Int32
+    var place: (pid: Int32, number: Int32)
+    var duplicate: KeptDuplicate?
     var id: UInt32
   }
 
@@ -153,13 +153,15 @@ public final class FileTable {
       device: UInt64(file.stat.st_dev), inode: UInt64(file.stat.st_ino),
       flags: file.info.flags & descriptionFlags,
       position: file.info.position, link: file.isAnonymous ? [] : file.link)
+    let own = file.place
     var low = 0
     if let members = alike[key] {
       var high = members.count
       while low < high {
         let middle = (low + high) / 2
+        let other = members[middle].place
         let order = try about("\(file.description): kcmp") { () throws(Errno) in
-          try kcmp(file.pid, members[middle].pid, .file, Int(file.number), Int(members[middle].number))
+          try kcmp(own.pid, other.pid, .file, Int(own.number), Int(other.number))
         }
         if order == 0 { return members[middle].id }
         if order < 0 { high = middle } else { low = middle + 1 }
@@ -167,9 +169,12 @@ public final class FileTable {
     }
     let id = nextNumber()
     append(try record(file, kind, id, dump))
-    alike[key, default: []].insert(Member(pid: file.pid, number: file.number, id: id), at: low)
+    alike[key, default: []].insert(Member(place: own, duplicate: file.duplicated, id: id), at: low)
     return id
   }
+
+  /// Lets go of the tracer's duplicates: nothing is compared any more.
+  public func forgetDuplicates() { alike = [:] }
 
   private func record(_ file: DumpedFile, _ kind: any FileKind.Type, _ id: UInt32, _ dump: DumpContext) throws(Failure)
     -> FileEntry

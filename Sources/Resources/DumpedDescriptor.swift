@@ -2,6 +2,7 @@ import CLinux
 import Checkpoint
 import Glibc
 import Linux
+import Synchronization
 import SystemPackage
 import Tracee
 
@@ -30,6 +31,34 @@ final class DumpedDescription {
     let id = try dump.files.id(of: file, kind: kind, dump)
     known = id
     return id
+  }
+}
+
+/// A duplicate of a description of the tree, which is kept to be compared with others while all is frozen. Afterwards it would be in
+/// the way: whoever waits for the last descriptor of a file to be closed, would wait for this one.
+final class KeptDuplicate: Sendable {
+  static let pid = getpid()
+  private static let count = Atomic(0)
+  /// So many at a time, and never more than a part of the descriptors that there can be.
+  private static let most = min(DescriptorRoom.limit / 8, 2048)
+
+  private let descriptor: Descriptor
+  var number: Int32 { descriptor.rawValue }
+
+  private init(_ descriptor: consuming Descriptor) { self.descriptor = descriptor }
+
+  deinit { Self.count.subtract(1, ordering: .relaxed) }
+
+  /// Another duplicate, at a higher number: in `/proc/self/fd` a number is looked up much sooner if it was there before. `nil`: there
+  /// are enough.
+  static func of(_ descriptor: borrowing Descriptor) -> KeptDuplicate? {
+    guard count.add(1, ordering: .relaxed).newValue <= most,
+      let kept = try? syscall(__NR_fcntl, Int(descriptor.rawValue), 1030 /* F_DUPFD_CLOEXEC */, most)
+    else {
+      count.subtract(1, ordering: .relaxed)
+      return nil
+    }
+    return KeptDuplicate(Descriptor(Int32(kept)))
   }
 }
 
@@ -74,16 +103,17 @@ final class DescriptorExaminer {
       numbers[$0..<min($0 + Self.numbersAtOnce, numbers.count)]
     }
     let turns = Turns(parts.count)
-    func takeParts(_ buffer: ReadBuffer) throws(Failure) -> [Examined] {
-      var list: [Examined] = []
-      while let turn = turns.next() { list += try examine(parts[turn], buffer) }
-      return list
+    typealias Part = (turn: Int, list: [Examined])
+    func takeParts(_ buffer: ReadBuffer) throws(Failure) -> [Part] {
+      var taken: [Part] = []
+      while let turn = turns.next() { taken.append((turn, try examine(parts[turn], buffer))) }
+      return taken
     }
-    var (mine, theirs): ([Examined], [Examined]) = ([], [])
+    var (mine, theirs): ([Part], [Part]) = ([], [])
     try companion.share(
       { () throws(Failure) in mine = try takeParts(buffer) },
       { () throws(Failure) in theirs = try takeParts(ReadBuffer()) })
-    return (mine + theirs).sorted { $0.number < $1.number }
+    return (mine + theirs).sorted { $0.turn < $1.turn }.flatMap(\.list)
   }
 
   private func examine(_ numbers: ArraySlice<Int32>, _ buffer: ReadBuffer) throws(Failure) -> [Examined] {
@@ -120,6 +150,7 @@ final class DescriptorExaminer {
     // It alone tells of locks: /proc/locks has the whole machine wait for it (fs/locks.c: locks_start).
     let info = try Descriptor.open(at: infos.rawValue, String(number))
     file.info = FdInfo(try buffer.readAll(info.rawValue, longestRecord: 512))
+    file.duplicated = KeptDuplicate.of(duplicate)
     return (number, file, file.info.flags & UInt32(O_CLOEXEC) != 0)
   }
 }

@@ -90,11 +90,16 @@ public final class DumpedTask {
   /// Gives back the memory of what is in the images now.
   public func forgetWritten() {
     mappings = []
+    forgetDescriptors()
+    for thread in threads { thread.core = CoreEntry() }
+    process?.area?.forgetPages()
+  }
+
+  /// The same for its descriptors, and the tracer's duplicates of them.
+  public func forgetDescriptors() {
     descriptors = []
     descriptorEntries = []
     lastInherited = []
-    for thread in threads { thread.core = CoreEntry() }
-    process?.area?.forgetPages()
   }
 
   /// The same for the mappings, which children are compared with.

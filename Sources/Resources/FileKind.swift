@@ -81,6 +81,12 @@ public struct DumpedFile {
   var fown: FownEntry?
   /// Whether it is a pipe, and one with nothing in it, of this many bytes.
   var isEmptyPipe: UInt32?
+  /// A duplicate that the tracer still has.
+  var duplicated: KeptDuplicate?
+
+  /// Who has it under which number, for a comparison (man 2 kcmp). The tracer's own duplicate is cheaper to compare: no rights
+  /// have to be looked at (kernel/ptrace.c: __ptrace_may_access).
+  var place: (pid: Int32, number: Int32) { duplicated.map { (KeptDuplicate.pid, $0.number) } ?? (pid, number) }
 
   public var linkText: String { link.text }
   public var isAnonymous: Bool { link.first != UInt8(ascii: "/") }
