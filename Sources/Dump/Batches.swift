@@ -106,12 +106,14 @@ final class Batches {
       forgetWritten()
       next = found.removeValue(forKey: index + 1) ?? []
       writing = Writing(tasks: tasks, left: left)
+      let part = images.part(tasks, memory)
       companion.start { () throws(Failure) in
-        try self.images.write(tasks)
-        try self.images.write(memory)
+        try part.write()
         try self.record(index + 2)
       }
       try MemoryTransfer.finish(transfers)
+      // The last have nobody behind them.
+      if index == batches.count - 1 { try part.write() }
     } catch {
       MemoryTransfer.end(transfers)
       throw error

@@ -86,7 +86,7 @@ public enum Dump {
       throw error
     }
     if !options.snapshot {
-      release(survey.tasks, dump)
+      release(survey.tasks, dump, companion)
       noteFrozenTime()
     }
     writeStatistics(dump)
@@ -138,11 +138,17 @@ public enum Dump {
   }
 
   /// Ends the tree, or lets it go as it was found.
-  private static func release(_ tasks: [DumpedTask], _ dump: DumpContext) {
+  private static func release(_ tasks: [DumpedTask], _ dump: DumpContext, _ companion: Companion) {
     let options = dump.options
     if options.leaveRunning || options.leaveStopped { return letGo(tasks, dump, stopped: options.leaveStopped) }
     // Parents are ended before their children can bother them: nobody of the tree runs any more.
-    for task in tasks where !task.isZombie { kill(task.pid, SIGKILL) }
+    // Who is killed is woken, and often on the processor of who kills; one that exits has its memory to give back.
+    let pids = tasks.filter { !$0.isZombie }.map(\.pid)
+    let turns = Turns(pids.count)
+    func killAll() { while let turn = turns.next() { kill(pids[turn], SIGKILL) } }
+    companion.start { killAll() }
+    killAll()
+    companion.settle()
     // Their parents hear of it only when the tracer has. The init of a PID namespace ends when everybody in it has been waited
     // for (kernel/pid_namespace.c: zap_pid_ns_processes), which may be up to somebody outside of the tree: the kernel goes on with
     // that when this process ends.

@@ -7,7 +7,8 @@ import Resources
 import SystemPackage
 import Tracee
 
-/// Writes what was collected as image files; the inventory last. One thread at a time may use it.
+/// Writes what was collected as image files; the inventory last. One thread at a time may use it, but for what it
+/// says of others.
 final class ImageSet {
   private let dump: DumpContext
   private let tasks: [DumpedTask]
@@ -63,40 +64,61 @@ final class ImageSet {
     }
   }
 
-  /// Everything of some tasks but their memory, and the threads of those with many.
-  func write(_ part: [DumpedTask]) throws(Failure) {
-    for task in part {
-      try write(task)
-      if task.isZombie { continue }
-      let pid = UInt32(task.imagePID)
-      try write(task.fs, to: .fs(pid))
-      try write(task.ids, to: .ids(pid))
-      if tables.insert(task.ids.filesId).inserted {
-        try write(task.descriptorEntries, to: .fdinfo(task.ids.filesId))
+  /// What is to be written of some tasks: everything but the threads of those with many.
+  func part(_ tasks: [DumpedTask], _ memory: [MemoryScan.Found]) -> Part {
+    var items: [Part.Item] = tasks.map { .task($0, hasTable: !$0.isZombie && tables.insert($0.ids.filesId).inserted) }
+    items += memory.map { .memory($0) }
+    return Part(self, items)
+  }
+
+  /// Images that whoever has time writes, some at a time.
+  final class Part {
+    enum Item {
+      case task(DumpedTask, hasTable: Bool)
+      case memory(MemoryScan.Found)
+    }
+
+    private let images: ImageSet
+    private let items: [Item]
+    private let turns: Turns
+
+    init(_ images: ImageSet, _ items: [Item]) {
+      self.images = images
+      self.items = items
+      turns = Turns(items.count)
+    }
+
+    /// Writes what nobody has begun with.
+    func write() throws(Failure) {
+      var buffer = ImageBuffer()
+      while let turn = turns.next() {
+        do throws(ImageError) {
+          switch items[turn] {
+          case .task(let task, let hasTable): try images.write(task, hasTable: hasTable, &buffer)
+          case .memory(let found): try images.write(found, &buffer)
+          }
+        } catch {
+          throw Failure(error)
+        }
       }
     }
   }
 
-  /// The mappings of tasks, and where their pages are.
-  func write(_ memory: [MemoryScan.Found]) throws(Failure) {
-    for (task, id, pages) in memory.map({ ($0.task, $0.id, $0.pages) }) {
-      let pid = UInt32(task.imagePID)
-      try write(task.memory, to: .mm(pid))
-      var image = try asFailure { () throws(ImageError) in try ImageWriter(.pagemap(pid), in: dump.directory)
-      }
+  /// The mappings of a task, and where its pages are.
+  private func write(_ memory: MemoryScan.Found, _ buffer: inout ImageBuffer) throws(ImageError) {
+    let task = memory.task
+    let pid = UInt32(task.imagePID)
+    try dump.directory.write(task.memory, to: .mm(pid), using: &buffer)
+    try dump.directory.write(.pagemap(pid), using: &buffer) { (image) throws(ImageError) in
       var head = PagemapHead()
-      head.pagesId = id
-      do {
-        try image.append(head)
-        for entry in pages.entries(sharedWith: UInt32(byPID[task.parent]?.imagePID ?? 0)) { try image.append(entry) }
-        try image.finish()
-      } catch {
-        throw Failure(error)
-      }
+      head.pagesId = memory.id
+      try image.append(head)
+      for entry in memory.pages.entries(sharedWith: UInt32(byPID[task.parent]?.imagePID ?? 0)) { try image.append(entry) }
     }
   }
 
-  private func write(_ task: DumpedTask) throws(Failure) {
+  private func write(_ task: DumpedTask, hasTable: Bool, _ buffer: inout ImageBuffer) throws(ImageError) {
+    let pid = UInt32(task.imagePID)
     if task.isZombie {
       var core = CoreEntry()
       core.mtype = .x86_64
@@ -106,14 +128,16 @@ final class ImageSet {
       tc.comm = task.stat.comm
       tc.exitSignal = UInt32(bitPattern: task.stat.exitSignal)
       core.tc = tc
-      try write(core, to: .core(UInt32(task.imagePID)))
-      return
+      return try dump.directory.write(core, to: .core(pid), using: &buffer)
     }
     task.isChildSubreaper = task.threads[0].core.tc?.childSubreaper ?? false
     for thread in task.threads {
       if thread.isLeader { thread.core.ids = task.ids } else if task.hasManyThreads { break }
-      try write(thread.core, to: .core(UInt32(task.imageTID(of: thread))))
+      try dump.directory.write(thread.core, to: .core(UInt32(task.imageTID(of: thread))), using: &buffer)
     }
+    try dump.directory.write(task.fs, to: .fs(pid), using: &buffer)
+    try dump.directory.write(task.ids, to: .ids(pid), using: &buffer)
+    if hasTable { try dump.directory.write(task.descriptorEntries, to: .fdinfo(task.ids.filesId), using: &buffer) }
   }
 
   /// A thread of a task with many, whatever else is being written meanwhile.

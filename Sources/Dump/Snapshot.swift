@@ -96,7 +96,7 @@ final class Snapshot {
       }
       try MemoryTransfer.begin(transfers)
       do throws(Failure) {
-        try images.write(memory)
+        try images.part([], memory).write()
         try MemoryTransfer.finish(transfers)
       } catch {
         MemoryTransfer.end(transfers)

@@ -16,8 +16,8 @@ public final class Companion {
     var job: Job?
     var failure: Failure?
     var isClosing = false
-    /// Where the tracer runs.
-    let cpu = currentProcessor()
+    /// Where it may run.
+    var processors: ProcessorSet?
 
     init() {
       sem_init(work, 0, 0)
@@ -32,24 +32,12 @@ public final class Companion {
     }
 
     func serve() {
-      keepAway(from: cpu)
+      processors?.use()
       while true {
         sem_post(done)
         Self.wait(work)
         if isClosing { return }
         perform()
-      }
-    }
-
-    /// The kernel would often have a woken thread wait for the processor of who woke it, while another one idles.
-    private func keepAway(from cpu: Int32) {
-      var set: (UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64, UInt64) = (0, 0, 0, 0, 0, 0, 0, 0)
-      withUnsafeMutableBytes(of: &set) { set in
-        let size = cl_syscall(Int(__NR_sched_getaffinity), 0, set.count, Int(bitPattern: set.baseAddress), 0, 0, 0)
-        guard cpu >= 0, size > 0, cpu / 8 < size else { return }
-        set[Int(cpu / 8)] &= ~(1 << UInt8(cpu % 8))
-        // Where this leaves none, nothing is changed.
-        _ = cl_syscall(Int(__NR_sched_setaffinity), 0, size, Int(bitPattern: set.baseAddress), 0, 0, 0)
       }
     }
 
@@ -70,6 +58,8 @@ public final class Companion {
   private let desk = Desk()
   private var thread: pthread_t?
   private var isBusy = false
+  /// Where the tracer could run before there was a companion.
+  private var processors: ProcessorSet?
 
   /// Without ``hire()`` every job is done at once by who starts it, which is quicker for a few.
   public init() {}
@@ -84,11 +74,22 @@ public final class Companion {
     sigfillset(&all)
     pthread_sigmask(SIG_SETMASK, &all, &before)
     defer { pthread_sigmask(SIG_SETMASK, &before, nil) }
+    keepApart()
     thread = startThread { [desk] in desk.serve() }
     if thread != nil { Desk.wait(desk.done) }
   }
 
+  /// The kernel would often have who is woken wait for the processor of who woke it, while another one idles. So the companion stays away
+  /// from the tracer's processor, and the tracer from one of the others.
+  private func keepApart() {
+    guard let all = ProcessorSet.own, let here = ProcessorSet.current, let other = all.first(but: here) else { return }
+    processors = all
+    desk.processors = all.without(here)
+    all.without(other).use()
+  }
+
   deinit {
+    processors?.use()
     guard let thread else { return }
     if isBusy { Desk.wait(desk.done) }
     desk.isClosing = true
@@ -154,9 +155,42 @@ public final class Turns: Sendable {
   }
 }
 
-/// The processor that this thread runs on; -1 if the kernel does not tell (man 2 getcpu).
-private func currentProcessor() -> Int32 {
-  var cpu: UInt32 = 0
-  let result = withUnsafeMutablePointer(to: &cpu) { cl_syscall(Int(__NR_getcpu), Int(bitPattern: $0), 0, 0, 0, 0, 0) }
-  return result == 0 ? Int32(cpu) : -1
+/// Processors that a thread may run on (man 2 sched_setaffinity).
+private struct ProcessorSet {
+  private var bits = [UInt64](repeating: 0, count: 128)
+
+  /// Those of this thread; `nil` if the kernel does not tell.
+  static var own: ProcessorSet? {
+    var set = ProcessorSet()
+    let size = set.bits.withUnsafeMutableBytes {
+      cl_syscall(Int(__NR_sched_getaffinity), 0, $0.count, Int(bitPattern: $0.baseAddress), 0, 0, 0)
+    }
+    guard size > 0 else { return nil }
+    set.bits.removeLast(set.bits.count - size / 8)
+    return set
+  }
+
+  /// The number of the processor that this thread runs on (man 2 getcpu).
+  static var current: Int? {
+    var cpu: UInt32 = 0
+    let result = withUnsafeMutablePointer(to: &cpu) { cl_syscall(Int(__NR_getcpu), Int(bitPattern: $0), 0, 0, 0, 0, 0) }
+    return result == 0 ? Int(cpu) : nil
+  }
+
+  func first(but other: Int) -> Int? {
+    (0..<bits.count * 64).first { $0 != other && bits[$0 / 64] & 1 << UInt64($0 % 64) != 0 }
+  }
+
+  func without(_ cpu: Int) -> ProcessorSet {
+    var set = self
+    if cpu / 64 < bits.count { set.bits[cpu / 64] &= ~(1 << UInt64(cpu % 64)) }
+    return set
+  }
+
+  /// Lets this thread run on them only. Where the kernel does not, nothing changes.
+  func use() {
+    bits.withUnsafeBytes {
+      _ = cl_syscall(Int(__NR_sched_setaffinity), 0, $0.count, Int(bitPattern: $0.baseAddress), 0, 0, 0)
+    }
+  }
 }
