@@ -8,7 +8,7 @@ import Tracee
 /// Collects and writes some tasks after the other, so that what is known of all of them never has to be held at once. While the tracer
 /// is busy with some, the companion writes what is known of those before, and looks from outside at those behind.
 final class Batches {
-  /// How many tasks are collected and written at a time.
+  /// How many tasks are collected and written at a time; twice as many, if these are all.
   static let size = 64
 
   private let dump: DumpContext
@@ -45,18 +45,21 @@ final class Batches {
     self.companion = companion
     self.collector = collector
     all = tasks
-    batches = stride(from: 0, to: tasks.count, by: Self.size).map { Array(tasks[$0..<min($0 + Self.size, tasks.count)]) }
+    let size = tasks.count <= 2 * Self.size ? 2 * Self.size : Self.size
+    batches = stride(from: 0, to: tasks.count, by: size).map { Array(tasks[$0..<min($0 + size, tasks.count)]) }
   }
 
   /// Everything but the inventory. With `--snapshot` the memory of most tasks is yet to be written when this returns.
   func write() throws(Failure) {
     noteRelations()
-    try images.assignIDs(companion) { () throws(Failure) in try record(0) }
+    try images.assignIDs(companion) { () throws(Failure) in try look(at: 0) }
     let tables = Dictionary(grouping: all.filter { !$0.isZombie }, by: \.ids.filesId)
     collector.sharedTables = Set(tables.filter { $0.value.count > 1 }.keys)
     snapshot?.deadManSwitch = collector.deadManSwitch
-    next = found.removeValue(forKey: 0) ?? []
-    if batches.count > 1 { companion.start { () throws(Failure) in try self.record(1) } }
+    companion.start { () throws(Failure) in
+      try self.scan(0)
+      try self.record(1)
+    }
     for index in batches.indices { try write(index) }
     try companion.wait()
     forgetWritten()
@@ -84,11 +87,19 @@ final class Batches {
   /// What is seen of a batch from outside. The companion is two batches ahead of the tracer with it.
   private func record(_ index: Int) throws(Failure) {
     guard index < batches.count else { return }
+    try look(at: index)
+    try scan(index)
+  }
+
+  private func look(at index: Int) throws(Failure) {
     for task in batches[index] where !task.isZombie {
       try AddressSpace.record(task, dump)
       try FileSystemContext.record(task, dump)
       try DescriptorTable.record(task, dump)
     }
+  }
+
+  private func scan(_ index: Int) throws(Failure) {
     if snapshot == nil { found[index] = try scan.find(batches[index]) }
   }
 
@@ -96,6 +107,10 @@ final class Batches {
     let tasks = batches[index]
     try collector.collect(tasks, companion) { [images] (task, thread) throws(Failure) in try images.writeOne(thread, of: task) }
     try Interruption.check()
+    if index == 0 {
+      try companion.wait()
+      next = found.removeValue(forKey: 0) ?? []
+    }
     let begin = nanoseconds()
     let left = try snapshot?.take(tasks) ?? tasks
     let memory = try snapshot == nil ? next : scan.find(left)

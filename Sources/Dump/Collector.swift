@@ -22,32 +22,59 @@ struct Collector {
 
   var seccompImage: SeccompEntry { seccomp.image }
 
-  /// Records the state of all tasks. `write` is given each thread of a process with many that can be written and forgotten.
+  /// Records the state of all tasks. `write` is given each thread of a process with many that can be written and forgotten. What asks
+  /// for no tracer the companion does too, if it has time.
   mutating func collect(_ tasks: [DumpedTask], _ companion: Companion, _ write: @escaping WriteThread) throws(Failure) {
+    let inquiries = tasks.compactMap { Inquiry($0, deadManSwitch) }
     // Each of these lets all tasks run before it waits for the first.
-    for task in tasks { try task.process?.beginOpen(calls: task.unknownFlags, copy: dump.options.snapshot) }
-    for task in tasks { try task.process?.advanceOpen() }
-    var asked: [(DumpedTask, Questions?)] = []
-    for task in tasks {
-      guard let process = task.process else { continue }
-      try process.finishOpen(deadManSwitch)
-      guard let area = process.area else { continue }
+    for inquiry in inquiries { try inquiry.process.beginOpen(calls: inquiry.task.unknownFlags, copy: dump.options.snapshot) }
+    for inquiry in inquiries { try inquiry.process.advanceOpen() }
+    for inquiry in inquiries { try inquiry.process.awaitOpen() }
+    try companion.shareEach(of: inquiries) { (inquiry) throws(Failure) in try inquiry.compose() }
+    for inquiry in inquiries {
+      inquiry.process.watch()
+      let task = inquiry.task
       if task.hasManyThreads {
-        try collectCrowd(task, process, area.slots, companion, write)
-        asked.append((task, nil))
+        try collectCrowd(task, inquiry.process, companion, write)
       } else {
         try collectFromOutside(task.threads[...])
-        let questions = try Questions(task.threads[...], area.slots[...])
-        try process.enter(task.threads.indices)
-        asked.append((task, questions))
+        try inquiry.process.enter(task.threads.indices)
       }
     }
-    for (task, questions) in asked {
+    try companion.shareEach(of: inquiries) { (inquiry) throws(Failure) in try inquiry.conclude() }
+  }
+
+  /// What is asked of one task in the course of this.
+  private final class Inquiry {
+    let task: DumpedTask
+    let process: TracedProcess
+    private let deadManSwitch: DeadManSwitch
+    private var questions: Questions?
+
+    init?(_ task: DumpedTask, _ deadManSwitch: DeadManSwitch) {
+      guard let process = task.process else { return nil }
+      self.task = task
+      self.process = process
+      self.deadManSwitch = deadManSwitch
+    }
+
+    func compose() throws(Failure) {
+      try process.share(deadManSwitch)
+      guard !task.hasManyThreads, let area = process.area else { return }
+      questions = try Questions(task.threads[...], area.slots[...])
+    }
+
+    func conclude() throws(Failure) {
       if let questions {
-        try task.process?.waitAll()
+        try process.waitAll()
         try questions.takeAnswers(of: task)
       }
-      try finish(task)
+      let leader = task.threads[0]
+      leader.core.tc?.taskState = leader.traced.groupStop == nil ? 1 : 3
+      if let signal = leader.traced.groupStop { leader.core.tc?.stopSigno = UInt32(signal) }
+      leader.core.tc?.flags = task.stat.flags
+      leader.core.tc?.exitSignal = UInt32(bitPattern: task.stat.exitSignal)
+      leader.core.tc?.oomScoreAdj = try OOMScore.record(task)
     }
   }
 
@@ -59,8 +86,9 @@ struct Collector {
   /// While the tracer asks some threads of a process, the companion takes the answers of those before, and composes the questions to
   /// those behind. What is known of them never has to be held at once.
   private mutating func collectCrowd(
-    _ task: DumpedTask, _ process: TracedProcess, _ slots: [Slot], _ companion: Companion, _ write: @escaping WriteThread
+    _ task: DumpedTask, _ process: TracedProcess, _ companion: Companion, _ write: @escaping WriteThread
   ) throws(Failure) {
+    guard let slots = process.area?.slots else { return }
     let all = task.threads.indices
     func range(_ start: Int) -> Range<Int> { (start..<start + Self.portion).clamped(to: all) }
     var next: Questions? = try Questions(task.threads[range(0)], slots[range(0)])
@@ -112,15 +140,6 @@ struct Collector {
       try seccomp.record(thread, into: &core)
       thread.core = core
     }
-  }
-
-  private func finish(_ task: DumpedTask) throws(Failure) {
-    let leader = task.threads[0]
-    leader.core.tc?.taskState = leader.traced.groupStop == nil ? 1 : 3
-    if let signal = leader.traced.groupStop { leader.core.tc?.stopSigno = UInt32(signal) }
-    leader.core.tc?.flags = task.stat.flags
-    leader.core.tc?.exitSignal = UInt32(bitPattern: task.stat.exitSignal)
-    leader.core.tc?.oomScoreAdj = try OOMScore.record(task)
   }
 
   // MARK: From inside

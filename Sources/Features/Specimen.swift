@@ -30,6 +30,7 @@ final class Specimen {
       try ExecutorArea(
         memory: file.rawValue, address: Self.address, slots: slots, deadManSwitch: deadManSwitch)
     }
+    area.watch()
     descriptor = file
     let stub = Self.address + UInt64(area.size) + UInt64(pageSize)
     var arguments = cl_clone_args()

@@ -126,6 +126,7 @@ extension Companion {
   /// Does two halves of a job: the caller's own, and the other one. Both have ended when this returns or throws. While the companion
   /// is busy the caller does both.
   public func share(_ mine: () throws(Failure) -> Void, _ theirs: @escaping Job) throws(Failure) {
+    if isBusy, sem_trywait(desk.done) == 0 { isBusy = false }
     if isBusy {
       try mine()
       return try theirs()
@@ -138,6 +139,15 @@ extension Companion {
       throw error
     }
     try wait()
+  }
+}
+
+extension Companion {
+  /// Does something with each item, by turns with the caller.
+  public func shareEach<Item>(of items: [Item], _ body: @escaping (Item) throws(Failure) -> Void) throws(Failure) {
+    let turns = Turns(items.count)
+    func work() throws(Failure) { while let turn = turns.next() { try body(items[turn]) } }
+    try share({ () throws(Failure) in try work() }, { () throws(Failure) in try work() })
   }
 }
 

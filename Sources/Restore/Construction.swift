@@ -45,9 +45,9 @@ final class Construction {
     let dms = try about("preparing the dead man's switch") { () throws(Errno) in try DeadManSwitch() }
     area = try about("mapping the executors' area") { () throws(Errno) in
       try ExecutorArea(
-        memory: memory.rawValue, address: plan.areaAddress, slots: plan.slotSizes, deadManSwitch: dms,
-        watchEach: true)
+        memory: memory.rawValue, address: plan.areaAddress, slots: plan.slotSizes, deadManSwitch: dms)
     }
+    area.watch(each: true)
     areaMemory = memory
     deadManSwitch = dms
     try openServices()

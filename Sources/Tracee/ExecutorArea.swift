@@ -25,13 +25,9 @@ public final class ExecutorArea {
   /// The bytes that an area with such slots takes; slot sizes are multiples of the page.
   public static func size(slots: [Int]) -> Int { slots.reduce(pageSize, +) }
 
-  /// Maps the memory behind a descriptor here, and writes the executor into it.
-  ///
-  /// The first slot's executor is told when this thread dies, and tells the others; with `watchEach` each is told, as far as
-  /// the kernel's list goes, because they do not all exist at all times.
+  /// Maps the memory behind a descriptor here, and writes the executor into it. Before anybody executes it comes ``watch(each:)``.
   public init(
-    memory descriptor: Int32, address: UInt64, slots sizes: [Int], deadManSwitch: DeadManSwitch,
-    watchEach: Bool = false
+    memory descriptor: Int32, address: UInt64, slots sizes: [Int], deadManSwitch: DeadManSwitch
   ) throws(Errno) {
     size = Self.size(slots: sizes)
     self.address = address
@@ -50,7 +46,6 @@ public final class ExecutorArea {
       at += size
     }
     self.slots = slots
-    watched = watchEach ? min(slots.count, max(DeadManSwitch.capacity - deadManSwitch.count - 1, 1)) : 1
     for (i, slot) in slots.enumerated() {
       slot.header.pointee.life = deadManSwitch.tracer
       slot.header.pointee.tracer = deadManSwitch.tracer
@@ -58,7 +53,17 @@ public final class ExecutorArea {
       let left = 2 * i + 1
       slot.setHeirs(
         left < slots.count ? slots[left].address : 0, left + 1 < slots.count ? slots[left + 1].address : 0)
-      if i < watched { deadManSwitch.insert(slot) }
+      if i % Self.mostPages == Self.mostPages - 1 { forgetPages() }
+    }
+  }
+
+  /// Has the first slot's executor told when the tracer dies, which calls this; it tells the others. With `each` each is told, as far
+  /// as the kernel's list goes, because they do not all exist at all times.
+  public func watch(each: Bool = false) {
+    let count = each ? min(slots.count, max(DeadManSwitch.capacity - deadManSwitch.count - 1, 1)) : 1
+    for (i, slot) in slots.prefix(count).enumerated() {
+      deadManSwitch.insert(slot)
+      watched += 1
       if i % Self.mostPages == Self.mostPages - 1 { forgetPages() }
     }
   }

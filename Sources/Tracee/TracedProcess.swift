@@ -42,10 +42,12 @@ public final class TracedProcess {
   /// Maps an area into the process and here. The leader's slot has room for so many calls more than every leader makes.
   public func open(_ deadManSwitch: DeadManSwitch, calls: Int = 0) throws(Failure) {
     try beginOpen(calls: calls)
-    try finishOpen(deadManSwitch)
+    try awaitOpen()
+    try share(deadManSwitch)
+    watch()
   }
 
-  /// The first part of ``open(_:calls:)``, which many processes can go through at the same time: begin all, advance all, finish all.
+  /// The first part of ``open(_:calls:)``, which many processes can go through at the same time: begin all, advance all, await all.
   /// With `copy` there is room for a ``TaskCopy``'s executor.
   public func beginOpen(calls: Int = 0, copy: Bool = false) throws(Failure) {
     sizes = threads.indices.map { $0 == 0 ? Self.leaderSlot + Slot.bytes(calls: calls) : Self.threadSlot }
@@ -77,7 +79,7 @@ public final class TracedProcess {
     areaSize = ExecutorArea.size(slots: sizes)
   }
 
-  public func finishOpen(_ deadManSwitch: DeadManSwitch) throws(Failure) {
+  public func awaitOpen() throws(Failure) {
     do throws(Errno) {
       try awaitMapping()
     } catch {
@@ -85,6 +87,10 @@ public final class TracedProcess {
       guard error == .permissionDenied else { throw failure }
       throw failure.advised("The tree runs on. A program that allows itself no new code (man 2 PR_SET_MDWE) cannot be dumped yet (mdwe).")
     }
+  }
+
+  /// The second part: maps the area here. Whoever has time may do it, and load the first programs.
+  public func share(_ deadManSwitch: DeadManSwitch) throws(Failure) {
     let (address, size) = (areaAddress, areaSize)
     let path =
       "/proc/\(pid)/map_files/\(String(address, radix: 16))-\(String(address + UInt64(size), radix: 16))"
@@ -94,10 +100,13 @@ public final class TracedProcess {
     ) { () throws(Errno) -> ExecutorArea in
       let memory = try Descriptor.open(path, O_RDWR)
       return try ExecutorArea(
-        memory: memory.rawValue, address: address, slots: sizes, deadManSwitch: deadManSwitch, watchEach: true)
+        memory: memory.rawValue, address: address, slots: sizes, deadManSwitch: deadManSwitch)
     }
     sizes = []
   }
+
+  /// The last part, the tracer's: what is executed in the area hears of its death.
+  public func watch() { area?.watch(each: true) }
 
   /// Has these threads run the programs that are loaded in their slots, then park. Those before them have entered.
   public func enter(_ range: Range<Int>) throws(Failure) {
