@@ -131,7 +131,7 @@ extension ImageDirectory {
     let notes = written.all
     buffer.appendEntry { buffer in
       var head = inventory
-      (head.toolVersion, head.ownXxh3) = (nil, nil)
+      head.ownXxh3 = nil
       head.encode(into: &buffer)
       for start in stride(from: 0, to: notes.count, by: 1024) {
         var piece = InventoryEntry()
@@ -146,7 +146,7 @@ extension ImageDirectory {
         piece.encode(into: &buffer)
       }
       var tail = InventoryEntry()
-      (tail.imgVersion, tail.toolVersion, tail.ownXxh3) = (inventory.imgVersion, inventory.toolVersion, 0)
+      (tail.imgVersion, tail.toolVersion, tail.ownXxh3) = (inventory.imgVersion, ToolVersion.name, 0)
       tail.encode(into: &buffer)
     }
     buffer.sealInventory()

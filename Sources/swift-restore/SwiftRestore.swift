@@ -1,4 +1,5 @@
 import ArgumentParser
+import Checkpoint
 import Linux
 
 @main
@@ -6,7 +7,7 @@ struct SwiftRestore: ParsableCommand {
   static let configuration = CommandConfiguration(
     commandName: "swift-restore",
     abstract: "Checkpoint a Linux process tree to image files, and bring it back.",
-    version: "0.1.0",
+    version: ToolVersion.number,
     subcommands: [DumpCommand.self, RestoreCommand.self, CheckCommand.self, ShowCommand.self])
 
   static func main() {

@@ -46,8 +46,11 @@ struct LiveShowTests {
 
       let dumped = try swiftRestore("dump", "-t", "\(pid)", "-D", folder + "/images", "--leave-running")
       try #require(dumped.status == 0, "\(dumped.errors)")
+      let shown = try swiftRestore("show", "--json", folder + "/images").json()
+      let version = try swiftRestore("--version").output.split(separator: "\n")[0]
+      #expect(shown["tool"] as? String == "swift-restore \(version)")
       let tasks = try #require(
-        try swiftRestore("show", "--json", folder + "/images").json()["tasks"] as? [[String: Any]])
+        shown["tasks"] as? [[String: Any]])
       #expect(
         tasks.map { $0["state"] as? String }.sorted { $0 ?? "" < $1 ?? "" } == ["alive", "stopped", "zombie"])
       #expect(tasks.first?["pid"] as? Int == Int(pid))
