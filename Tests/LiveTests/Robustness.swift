@@ -53,6 +53,38 @@ extension Live {
       }
     }
 
+    /// What the tool knows of a thread it does not keep until it knows all of them: 3000 took 46 MiB once.
+    @Test func memoryDoesNotGrowWithTheThreads() throws {
+      let crowd = """
+        import threading, time
+        threading.stack_size(65536)
+        for _ in range(3000): threading.Thread(target=time.sleep, args=(1000,), daemon=True).start()
+        open("started", "w").close()
+        time.sleep(1000)
+        """
+      // A small process starts the tool: what its starter has in memory counts as a program's own until it begins (man 2 getrusage).
+      let measuring = """
+        import os, sys
+        pid = os.fork()
+        if pid == 0: os.execv(sys.argv[2], sys.argv[2:])
+        _, status, usage = os.wait4(pid, 0)
+        open(sys.argv[1], "w").write(str(usage.ru_maxrss))
+        sys.exit(os.waitstatus_to_exitcode(status))
+        """
+      try Job.run(["/usr/bin/python3", "-c", crowd], named: "memory") { job in
+        try job.waitFor("started")
+        let prefix = ["/usr/bin/python3", "-c", measuring, job.path("peak")]
+        func expectSmall(_ ended: Tool.Outcome) throws {
+          try #require(ended.code == 0, "\(ended.errors)")
+          let peak = try #require(Int(try job.text("peak")))
+          #expect(peak < 32 << 10, "\(peak) KiB")
+        }
+        try expectSmall(try job.tryDump(prefix: prefix))
+        _ = Processes.wait(for: job.pid, seconds: 10)
+        try expectSmall(try job.tryRestore(prefix: prefix))
+      }
+    }
+
     /// SIGKILL at random moments, of the tool and of the process that works for it: scripts/kill-sweep, which says what it looks at.
     @Test(
       .timeLimit(.minutes(5)),
