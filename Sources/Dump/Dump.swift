@@ -41,7 +41,7 @@ public enum Dump {
       dump.warnings.append("others may write in \(images), and so put images of theirs there: chmod go-w it before you restore from it")
     }
 
-    let companion = Companion()
+    let companion = Companion(givingRoom: true)
     let glances = Glances(companion, foresight)
     var freezer = Freezer(glances)
     try freezer.freeze(root: options.pid, timeout: max(options.timeout, 1))
@@ -50,16 +50,17 @@ public enum Dump {
     dump.statistics.freezingTime = UInt32(clamping: (frozen - begin) / 1000)
     func noteFrozenTime() { dump.statistics.frozenTime = UInt32(clamping: (nanoseconds() - frozen) / 1000) }
 
+    var looking: Survey?
     let survey: Survey
     do throws(Failure) {
-      var looking = try Survey()
-      try looking.look(at: freezer.tasks, glances, options, companion)
-      survey = looking
+      survey = try Survey(looking: freezer.tasks, glances, options, companion)
+      looking = survey
       try refuse(survey.objections)
       dump.namespaces = survey.namespaces
       try Interruption.check()
     } catch {
       glances.end()
+      for task in looking?.tasks ?? [] { task.forgetDescriptors() }
       freezer.release()
       throw error
     }

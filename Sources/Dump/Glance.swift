@@ -84,6 +84,12 @@ struct Glance {
       return status
     }
 
+    /// Lets go of what relatives to come could have had in common.
+    func forget() {
+      lastMappings = []
+      lastStatus = nil
+    }
+
     /// Relatives often have the same mappings, which are then held once.
     func hold(_ mappings: [Mapping]) -> [Mapping] {
       if mappings != lastMappings { lastMappings = mappings }

@@ -32,10 +32,7 @@ final class ImageSet {
   /// Numbers the objects that tasks may share, which decides the names of files. `meanwhile` is done by the tracer in its half of the time.
   func assignIDs(_ companion: Companion, meanwhile: () throws(Failure) -> Void) throws(Failure) {
     let live = tasks.filter { !$0.isZombie }
-    let memories = KernelObjectIDs(.vm) { task in
-      let stat = task.stat
-      return [stat.startCode, stat.startStack, stat.startBrk, stat.argStart, stat.envStart].hashValue
-    }
+    let memories = KernelObjectIDs(.vm) { task in task.stat.memory.hashValue }
     let directories = KernelObjectIDs(.fs) { task in Int(task.status.umask) }
     let tables = KernelObjectIDs(.files) { task in task.descriptors.map(\.number).hashValue }
     try companion.share(
@@ -108,7 +105,7 @@ final class ImageSet {
   private func write(_ memory: MemoryScan.Found, _ buffer: inout ImageBuffer) throws(ImageError) {
     let task = memory.task
     let pid = UInt32(task.imagePID)
-    try dump.directory.write(task.memory, to: .mm(pid), using: &buffer)
+    try dump.directory.write(task.wholeMemory, to: .mm(pid), using: &buffer)
     try dump.directory.write(.pagemap(pid), using: &buffer) { (image) throws(ImageError) in
       var head = PagemapHead()
       head.pagesId = memory.id

@@ -40,6 +40,7 @@ final class Lookahead<Item> {
 
   /// The rest is not wanted.
   func end() {
+    reader.forget()
     guard isShared else { return }
     isShared = false
     work.stop()

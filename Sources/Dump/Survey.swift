@@ -21,12 +21,9 @@ struct Survey {
   /// Namespaces whose kinds a task may not differ in from this process.
   private static let foreignNamespaces: [NamespaceInodes.Kind] = [.net, .user, .cgroup, .time, .timeForChildren]
 
-  init() throws(Failure) {
-    pidNamespaces = try about("looking at this process's PID namespace") { () throws(Errno) in try PIDNamespaces() }
-  }
-
   /// Looks at every task. Throws only what makes looking impossible.
-  mutating func look(at frozen: [FrozenTask], _ glances: Glances, _ options: DumpOptions, _ companion: Companion) throws(Failure) {
+  init(looking frozen: [FrozenTask], _ glances: Glances, _ options: DumpOptions, _ companion: Companion) throws(Failure) {
+    pidNamespaces = try about("looking at this process's PID namespace") { () throws(Errno) in try PIDNamespaces() }
     let own = try about("reading this process's namespaces") { () throws(Errno) in
       try NamespaceInodes(folder: AT_FDCWD, prefix: "/proc/self/ns/").all()
     }

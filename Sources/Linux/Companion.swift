@@ -61,8 +61,12 @@ public final class Companion {
   /// Where the tracer could run before there was a companion.
   private var processors: ProcessorSet?
 
+  /// Whether the tracer leaves it a processor. Who makes others does not: they would have what the kernel notes of such a wish for good
+  /// (kernel/fork.c: dup_user_cpus_ptr).
+  private let isGivenRoom: Bool
+
   /// Without ``hire()`` every job is done at once by who starts it, which is quicker for a few.
-  public init() {}
+  public init(givingRoom: Bool = false) { isGivenRoom = givingRoom }
 
   public var isHired: Bool { thread != nil }
 
@@ -76,20 +80,26 @@ public final class Companion {
     defer { pthread_sigmask(SIG_SETMASK, &before, nil) }
     keepApart()
     thread = startThread { [desk] in desk.serve() }
-    if thread != nil { Desk.wait(desk.done) }
+    if thread != nil { Desk.wait(desk.done) } else { useAll() }
+  }
+
+  private func useAll() {
+    processors?.use()
+    processors = nil
   }
 
   /// The kernel would often have who is woken wait for the processor of who woke it, while another one idles. So the companion stays away
   /// from the tracer's processor, and the tracer from one of the others.
   private func keepApart() {
     guard let all = ProcessorSet.own, let here = ProcessorSet.current, let other = all.first(but: here) else { return }
-    processors = all
     desk.processors = all.without(here)
+    guard isGivenRoom else { return }
+    processors = all
     all.without(other).use()
   }
 
   deinit {
-    processors?.use()
+    useAll()
     guard let thread else { return }
     if isBusy { Desk.wait(desk.done) }
     desk.isClosing = true

@@ -15,19 +15,26 @@ public final class ProcStat: @unchecked Sendable {
   public private(set) var flags: UInt32 = 0
   public private(set) var threadCount: Int = 0
   public private(set) var startTime: UInt64 = 0
-  public private(set) var startCode: UInt64 = 0
-  public private(set) var endCode: UInt64 = 0
-  public private(set) var startStack: UInt64 = 0
   public private(set) var exitSignal: Int32 = 0
-  public private(set) var startData: UInt64 = 0
-  public private(set) var endData: UInt64 = 0
-  public private(set) var startBrk: UInt64 = 0
-  public private(set) var argStart: UInt64 = 0
-  public private(set) var argEnd: UInt64 = 0
-  public private(set) var envStart: UInt64 = 0
-  public private(set) var envEnd: UInt64 = 0
+  /// Where its memory has what; relatives that have the same hold it in common.
+  public var memory: Layout { layout.value }
+  private var layout = Held(Layout())
   /// The wait status of a zombie: as `wait4` reports it.
   public private(set) var exitCode: Int32 = 0
+
+  /// Addresses in the memory of a process.
+  public struct Layout: Hashable, Sendable {
+    public fileprivate(set) var startCode: UInt64 = 0
+    public fileprivate(set) var endCode: UInt64 = 0
+    public fileprivate(set) var startStack: UInt64 = 0
+    public fileprivate(set) var startData: UInt64 = 0
+    public fileprivate(set) var endData: UInt64 = 0
+    public fileprivate(set) var startBrk: UInt64 = 0
+    public fileprivate(set) var argStart: UInt64 = 0
+    public fileprivate(set) var argEnd: UInt64 = 0
+    public fileprivate(set) var envStart: UInt64 = 0
+    public fileprivate(set) var envEnd: UInt64 = 0
+  }
 
   /// PF_KTHREAD of include/linux/sched.h.
   public var isKernelThread: Bool { flags & 0x0020_0000 != 0 }
@@ -61,17 +68,17 @@ public final class ProcStat: @unchecked Sendable {
       case 9: flags = UInt32(truncatingIfNeeded: value)
       case 20: threadCount = Int(truncatingIfNeeded: value)
       case 22: startTime = value
-      case 26: startCode = value
-      case 27: endCode = value
-      case 28: startStack = value
+      case 26: layout.value.startCode = value
+      case 27: layout.value.endCode = value
+      case 28: layout.value.startStack = value
       case 38: exitSignal = small
-      case 45: startData = value
-      case 46: endData = value
-      case 47: startBrk = value
-      case 48: argStart = value
-      case 49: argEnd = value
-      case 50: envStart = value
-      case 51: envEnd = value
+      case 45: layout.value.startData = value
+      case 46: layout.value.endData = value
+      case 47: layout.value.startBrk = value
+      case 48: layout.value.argStart = value
+      case 49: layout.value.argEnd = value
+      case 50: layout.value.envStart = value
+      case 51: layout.value.envEnd = value
       case 52: exitCode = small
       default: break
       }
@@ -83,8 +90,9 @@ public final class ProcStat: @unchecked Sendable {
     guard field >= 52 else { return nil }
   }
 
-  /// A name that is the same as another's, as relatives' often are, is held in memory once.
-  public func hold(nameOf other: ProcStat) {
+  /// What is the same as another's, as relatives' often is, is held in memory once.
+  public func hold(like other: ProcStat) {
     if comm == other.comm { comm = other.comm }
+    if memory == other.memory { layout = other.layout }
   }
 }

@@ -27,21 +27,41 @@ public struct AddressSpace: TaskState {
 
   public func record(from slot: Slot, of thread: DumpedThread, into core: inout CoreEntry) throws(Failure) {
     guard let task = thread.task else { return }
+    let auxv: [UInt64]
     let size = Int(slot.result(auxvSize))
-    if size > 0, size <= auxv.count {
-      task.memory.mmSavedAuxv = Self.pairs(UnsafeRawBufferPointer(rebasing: slot.bytes(auxv)[..<size]))
+    if size > 0, size <= self.auxv.count {
+      auxv = Self.pairs(UnsafeRawBufferPointer(rebasing: slot.bytes(self.auxv)[..<size]))
     } else {
       let buffer = ReadBuffer()
-      task.memory.mmSavedAuxv = try about("\(task.description): reading auxv") { () throws(Errno) in
-        Self.pairs(try task.directory.read("auxv", buffer))
-      }
+      auxv = try about("\(task.description): reading auxv") { () throws(Errno) in Self.pairs(try task.directory.read("auxv", buffer)) }
     }
-    task.memory.mmBrk = UInt64(bitPattern: slot.result(brk))
-    task.memory.dumpable = Int32(truncatingIfNeeded: slot.result(dumpable))
-    // 1, and the flags that the call was made with.
-    let disabled = slot.result(transparentHugePages)
-    task.memory.thpDisabled = disabled != 0
-    if disabled > 1 { task.memory.thpDisableFlags = UInt32(truncatingIfNeeded: disabled & ~1) }
+    task.told = Told(
+      auxv: auxv, brk: UInt64(bitPattern: slot.result(brk)), dumpable: Int32(truncatingIfNeeded: slot.result(dumpable)),
+      transparentHugePages: slot.result(transparentHugePages))
+  }
+
+  /// What only the task itself can tell of its memory. Others look for its pages meanwhile.
+  final class Told {
+    private let auxv: [UInt64]
+    private let brk: UInt64
+    private let dumpable: Int32
+    private let transparentHugePages: Int64
+
+    init(auxv: [UInt64], brk: UInt64, dumpable: Int32, transparentHugePages: Int64) {
+      self.auxv = auxv
+      self.brk = brk
+      self.dumpable = dumpable
+      self.transparentHugePages = transparentHugePages
+    }
+
+    func complete(_ memory: inout MmEntry) {
+      memory.mmSavedAuxv = auxv
+      memory.mmBrk = brk
+      memory.dumpable = dumpable
+      // 1, and the flags that the call was made with.
+      memory.thpDisabled = transparentHugePages != 0
+      if transparentHugePages > 1 { memory.thpDisableFlags = UInt32(truncatingIfNeeded: transparentHugePages & ~1) }
+    }
   }
 
   /// The auxiliary vector's pairs up to AT_NULL; what follows is padding, which other readers have no room for.
@@ -60,17 +80,17 @@ public struct AddressSpace: TaskState {
 
   /// Records what can be seen from outside.
   public static func record(_ task: DumpedTask, _ dump: DumpContext) throws(Failure) {
-    let stat = task.stat
-    task.memory.mmStartCode = stat.startCode
-    task.memory.mmEndCode = stat.endCode
-    task.memory.mmStartData = stat.startData
-    task.memory.mmEndData = stat.endData
-    task.memory.mmStartStack = stat.startStack
-    task.memory.mmStartBrk = stat.startBrk
-    task.memory.mmArgStart = stat.argStart
-    task.memory.mmArgEnd = stat.argEnd
-    task.memory.mmEnvStart = stat.envStart
-    task.memory.mmEnvEnd = stat.envEnd
+    let layout = task.stat.memory
+    task.memory.mmStartCode = layout.startCode
+    task.memory.mmEndCode = layout.endCode
+    task.memory.mmStartData = layout.startData
+    task.memory.mmEndData = layout.endData
+    task.memory.mmStartStack = layout.startStack
+    task.memory.mmStartBrk = layout.startBrk
+    task.memory.mmArgStart = layout.argStart
+    task.memory.mmArgEnd = layout.argEnd
+    task.memory.mmEnvStart = layout.envStart
+    task.memory.mmEnvEnd = layout.envEnd
     task.memory.exeFileId = try named(task, "exe", flags: O_RDONLY, dump).id
     var entries: [VmaEntry] = []
     entries.reserveCapacity(task.mappings.count)
@@ -92,6 +112,8 @@ public struct AddressSpace: TaskState {
       }
     }
     task.memory.vmas = entries
+    // A snapshot looks at them once more, when the tree runs on.
+    if !dump.options.snapshot { task.mappings = [] }
   }
 
   /// A file that the task has without a descriptor: its executable, its directories.

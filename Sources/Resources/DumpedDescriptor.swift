@@ -39,8 +39,9 @@ final class DumpedDescription {
 final class KeptDuplicate: Sendable {
   static let pid = getpid()
   private static let count = Atomic(0)
-  /// So many at a time, and never more than a part of the descriptors that there can be.
-  private static let most = min(DescriptorRoom.limit / 8, 2048)
+  /// So many at a time, and none where most of the descriptors that there can be are taken.
+  private static let most = min(limit / 8, 2048)
+  private static let limit = DescriptorRoom.limit
 
   private let descriptor: Descriptor
   var number: Int32 { descriptor.rawValue }
@@ -58,7 +59,8 @@ final class KeptDuplicate: Sendable {
       count.subtract(1, ordering: .relaxed)
       return nil
     }
-    return KeptDuplicate(Descriptor(Int32(kept)))
+    let duplicate = KeptDuplicate(Descriptor(Int32(kept)))
+    return kept < limit / 4 * 3 ? duplicate : nil
   }
 }
 

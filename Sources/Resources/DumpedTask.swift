@@ -21,6 +21,7 @@ public final class DumpedTask {
   private var heldMemory = DumpedTask.nothing
   /// What is held of a task's memory before it is recorded, and when it is not needed any more.
   private static let nothing = Held(MmEntry())
+  var told: AddressSpace.Told?
   public var ids = TaskKobjIdsEntry()
   public var fs = FsEntry()
   public var descriptors: [DumpedDescriptor] = []
@@ -103,7 +104,17 @@ public final class DumpedTask {
   }
 
   /// The same for the mappings, which children are compared with.
-  public func forgetMappings() { heldMemory = Self.nothing }
+  public func forgetMappings() {
+    heldMemory = Self.nothing
+    told = nil
+  }
+
+  /// What its image says of its memory.
+  public var wholeMemory: MmEntry {
+    var whole = memory
+    told?.complete(&whole)
+    return whole
+  }
 
   /// "task 12 (bash)"
   public var description: String { "task \(pid) (\(stat.comm.text))" }

@@ -35,7 +35,9 @@ public struct Pages {
   ) throws(Failure) {
     let pagemap = pagemap.rawValue
     var guarded = category
-    let vmas = task.memory.vmas.filter { $0.isPrivate && $0.kinds.isDisjoint(with: [.vvar, .vsyscall]) }
+    let all = task.memory.vmas
+    // Places in that list: a copy of a long one would take much memory.
+    let vmas = all.indices.filter { all[$0].isPrivate && all[$0].kinds.isDisjoint(with: [.vvar, .vsyscall]) }
     guard let first = vmas.first, let last = vmas.last else { return }
     let capacity = 512
     let regions = UnsafeMutablePointer<cl_page_region>.allocate(capacity: capacity)
@@ -46,8 +48,8 @@ public struct Pages {
     let swapped = UInt64(CL_PAGE_IS_SWAPPED)
     var argument = cl_pm_scan_arg()
     argument.size = UInt64(MemoryLayout<cl_pm_scan_arg>.size)
-    argument.start = first.start
-    argument.end = last.end
+    argument.start = all[first].start
+    argument.end = all[last].end
     argument.vec = UInt64(UInt(bitPattern: regions))
     argument.vec_len = UInt64(capacity)
     // Neither a page of the file nor the shared zero page, but there, or swapped out, or a guard.
@@ -71,13 +73,13 @@ public struct Pages {
         argument.return_mask = present | swapped
         continue
       }
-      for i in 0..<count { take(regions[i], vmas, &index, isGuard: regions[i].categories & guarded != 0) }
+      for i in 0..<count { take(regions[i], all, vmas, &index, isGuard: regions[i].categories & guarded != 0) }
       if argument.walk_end <= argument.start { break }
       argument.start = argument.walk_end
     }
     // The vDSO's pages belong to no file that the scan knows; the format has them all the same.
-    for vma in vmas where vma.kinds.contains(.vdso) { insert(vma.start..<vma.end) }
-    scanned = vmas.reduce(0) { $0 + $1.length / 4096 }
+    for i in vmas where all[i].kinds.contains(.vdso) { insert(all[i].start..<all[i].end) }
+    scanned = vmas.reduce(0) { $0 + all[$1].length / 4096 }
     lacksGuards = guarded == 0 && Self.makesGuards
   }
 
@@ -90,22 +92,23 @@ public struct Pages {
     return cl_syscall(Int(__NR_madvise), page, pageSize, 102, 0, 0, 0) == 0
   }()
 
-  private mutating func take(_ region: cl_page_region, _ vmas: [VmaEntry], _ index: inout Int, isGuard: Bool) {
-    while index < vmas.count, vmas[index].end <= region.start { index += 1 }
-    var i = index
-    while i < vmas.count, vmas[i].start < region.end {
-      let part = max(region.start, vmas[i].start)..<min(region.end, vmas[i].end)
+  private mutating func take(
+    _ region: cl_page_region, _ all: [VmaEntry], _ vmas: [Int], _ index: inout Int, isGuard: Bool
+  ) {
+    while index < vmas.count, all[vmas[index]].end <= region.start { index += 1 }
+    for vma in vmas[index...].lazy.map({ all[$0] }) {
+      if vma.start >= region.end { break }
+      let part = max(region.start, vma.start)..<min(region.end, vma.end)
       if isGuard {
         guards.append(part)
-      } else if !vmas[i].kinds.contains(.vdso) {
-        if let last = ranges.last, last.upperBound == part.lowerBound, part.lowerBound != vmas[i].start {
+      } else if !vma.kinds.contains(.vdso) {
+        if let last = ranges.last, last.upperBound == part.lowerBound, part.lowerBound != vma.start {
           ranges[ranges.count - 1] = last.lowerBound..<part.upperBound
         } else {
           ranges.append(part)
-          if vmas[i].prot & 7 == 0 { closed.insert(part.lowerBound) }
+          if vma.prot & 7 == 0 { closed.insert(part.lowerBound) }
         }
       }
-      i += 1
     }
   }
 

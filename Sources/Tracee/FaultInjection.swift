@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Synchronization
 import SystemPackage
 
 /// Has one program that is sent to a task fail, to find out what a failure leaves behind: for tests only.
@@ -14,17 +15,18 @@ public enum FaultInjection {
     public var errno: Errno
   }
 
-  /// What is still to come. Only the tracer's one thread uses it.
-  nonisolated(unsafe) private static var plan: Fault? = {
+  private static let plan: Fault? = {
     guard let text = getenv("SWIFT_RESTORE_FAULT") else { return nil }
     return parse(String(cString: text)) ?? Fault(program: 1, call: 0, errno: .invalidArgument)
   }()
 
+  /// How many programs were sent. The companion loads some of a larger tree: which is the N-th, may change there.
+  private static let sent = Atomic(0)
+
   /// Counts a program that is about to be sent; the fault if it is its turn.
   public static func next() -> Fault? {
-    guard let fault = plan else { return nil }
-    plan = fault.program > 1 ? Fault(program: fault.program - 1, call: fault.call, errno: fault.errno) : nil
-    return fault.program == 1 ? fault : nil
+    guard let plan else { return nil }
+    return sent.add(1, ordering: .relaxed).newValue == plan.program ? plan : nil
   }
 
   static func parse(_ text: String) -> Fault? {

@@ -3,7 +3,7 @@ import Linux
 
 /// The memory that one executor shares with the tracer: its header, a program, the program's data.
 public struct Slot: @unchecked Sendable {
-  /// Here, and as the task sees it. A slot is only used by the tracer's one thread.
+  /// Here, and as the task sees it. One thread of the tool uses a slot at a time.
   let local: UnsafeMutableRawPointer
   public let address: UInt64
   public let size: Int

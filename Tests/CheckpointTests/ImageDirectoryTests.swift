@@ -100,14 +100,13 @@ struct ImageDirectoryTests {
     let images = try temporary.images()
     var inventory = InventoryEntry()
     inventory.imgVersion = 2
-    inventory.toolVersion = "test"
     var buffer = ImageBuffer()
     try images.writeInventory(inventory, sync: true, using: &buffer)
     let (there, read) = (images.contains(.inventory), try images.read(InventoryEntry.self, from: .inventory))
     #expect(there)
-    // With its own checksum.
-    inventory.ownXxh3 = read.ownXxh3
-    #expect(read == inventory && read.ownXxh3 != nil)
+    // With its own checksum, and who wrote it.
+    (inventory.ownXxh3, inventory.toolVersion) = (read.ownXxh3, read.toolVersion)
+    #expect(read == inventory && read.ownXxh3 != nil && read.toolVersion == ToolVersion.name)
     #expect(try FileManager.default.contentsOfDirectory(atPath: temporary.path) == ["inventory.img"])
 
     let again = try temporary.images()
