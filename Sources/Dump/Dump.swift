@@ -60,6 +60,7 @@ public enum Dump {
       try Interruption.check()
     } catch {
       glances.end()
+      // Duplicates of its descriptors are not for a tree that runs on (KeptDuplicate).
       for task in looking?.tasks ?? [] { task.forgetDescriptors() }
       freezer.release()
       throw error
