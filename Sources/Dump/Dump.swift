@@ -50,18 +50,18 @@ public enum Dump {
     dump.statistics.freezingTime = UInt32(clamping: (frozen - begin) / 1000)
     func noteFrozenTime() { dump.statistics.frozenTime = UInt32(clamping: (nanoseconds() - frozen) / 1000) }
 
-    var looking: Survey?
+    var seen: [DumpedTask] = []
     let survey: Survey
     do throws(Failure) {
       survey = try Survey(looking: freezer.tasks, glances, options, companion)
-      looking = survey
+      seen = survey.tasks
       try refuse(survey.objections)
       dump.namespaces = survey.namespaces
       try Interruption.check()
     } catch {
       glances.end()
       // Duplicates of its descriptors are not for a tree that runs on (KeptDuplicate).
-      for task in looking?.tasks ?? [] { task.forgetDescriptors() }
+      for task in seen { task.forgetDescriptors() }
       freezer.release()
       throw error
     }

@@ -150,9 +150,7 @@ extension Companion {
     }
     try wait()
   }
-}
 
-extension Companion {
   /// Does something with each item, by turns with the caller.
   public func shareEach<Item>(of items: [Item], _ body: @escaping (Item) throws(Failure) -> Void) throws(Failure) {
     let turns = Turns(items.count)
