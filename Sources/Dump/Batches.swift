@@ -105,7 +105,9 @@ final class Batches {
 
   private func write(_ index: Int) throws(Failure) {
     let tasks = batches[index]
-    try collector.collect(tasks, companion) { [images] (task, thread) throws(Failure) in try images.writeOne(thread, of: task) }
+    try collector.collect(tasks, companion) { [images] (task, thread, buffer) throws(Failure) in
+      try images.writeOne(thread, of: task, &buffer)
+    }
     try Interruption.check()
     if index == 0 {
       try companion.wait()

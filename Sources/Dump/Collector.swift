@@ -78,13 +78,13 @@ struct Collector {
     }
   }
 
-  typealias WriteThread = (DumpedTask, DumpedThread) throws(Failure) -> Void
+  typealias WriteThread = (DumpedTask, DumpedThread, inout ImageBuffer) throws(Failure) -> Void
 
   /// So many threads of a process with many are asked at a time.
   private static let portion = 128
 
-  /// While the tracer asks some threads of a process, the companion takes the answers of those before, and composes the questions to
-  /// those behind. What is known of them never has to be held at once.
+  /// While the tracer asks some threads of a process, the companion composes the questions to those behind; both write those before.
+  /// What is known of them never has to be held at once.
   private mutating func collectCrowd(
     _ task: DumpedTask, _ process: TracedProcess, _ companion: Companion, _ write: @escaping WriteThread
   ) throws(Failure) {
@@ -92,32 +92,51 @@ struct Collector {
     let all = task.threads.indices
     func range(_ start: Int) -> Range<Int> { (start..<start + Self.portion).clamped(to: all) }
     var next: Questions? = try Questions(task.threads[range(0)], slots[range(0)])
-    var asked: Questions?
+    var answered: Answers?
     for start in stride(from: 0, to: all.count, by: Self.portion) {
-      let (current, before) = (next, asked)
+      let (current, before) = (next, answered)
       try companion.share(
         { () throws(Failure) in
           try collectFromOutside(task.threads[range(start)])
           try process.enter(range(start))
+          try before?.take()
           try process.waitAll()
         },
         { () throws(Failure) in
           let behind = range(start + Self.portion)
           next = try Questions(task.threads[behind], slots[behind])
-          try Self.finish(before, task, write)
+          try before?.take()
         })
-      asked = current
+      answered = current.map { Answers($0, task, write) }
       process.area?.forgetPages()
     }
-    try Self.finish(asked, task, write)
+    try companion.share({ () throws(Failure) in try answered?.take() }, { () throws(Failure) in try answered?.take() })
   }
 
-  private static func finish(_ questions: Questions?, _ task: DumpedTask, _ write: WriteThread) throws(Failure) {
-    guard let questions else { return }
-    try questions.takeAnswers(of: task)
-    for thread in questions.threads where !thread.isLeader {
-      try write(task, thread)
-      thread.core = CoreEntry()
+  /// Threads of a process with many that have answered: whoever has time takes what one says, writes and forgets it.
+  private final class Answers {
+    private let questions: Questions
+    private let task: DumpedTask
+    private let write: WriteThread
+    private let turns: Turns
+
+    init(_ questions: Questions, _ task: DumpedTask, _ write: @escaping WriteThread) {
+      self.questions = questions
+      self.task = task
+      self.write = write
+      turns = Turns(questions.threads.count)
+    }
+
+    /// Takes those that nobody has begun with.
+    func take() throws(Failure) {
+      var buffer = ImageBuffer()
+      while let turn = turns.next() {
+        try questions.takeAnswer(turn, of: task)
+        let thread = questions.threads[questions.threads.startIndex + turn]
+        if thread.isLeader { continue }
+        try write(task, thread, &buffer)
+        thread.core = CoreEntry()
+      }
     }
   }
 
@@ -171,10 +190,14 @@ struct Collector {
     }
 
     func takeAnswers(of task: DumpedTask) throws(Failure) {
-      for (i, (thread, slot)) in zip(threads, slots).enumerated() {
-        try slot.check(programs[i], task: "\(task.description), thread \(thread.traced.tid)")
-        for state in states[i] { try state.record(from: slot, of: thread, into: &thread.core) }
-      }
+      for i in 0..<threads.count { try takeAnswer(i, of: task) }
+    }
+
+    /// Takes what the `i`-th thread says.
+    func takeAnswer(_ i: Int, of task: DumpedTask) throws(Failure) {
+      let (thread, slot) = (threads[threads.startIndex + i], slots[slots.startIndex + i])
+      try slot.check(programs[i], task: "\(task.description), thread \(thread.traced.tid)")
+      for state in states[i] { try state.record(from: slot, of: thread, into: &thread.core) }
     }
   }
 

@@ -151,18 +151,23 @@ public enum Dump {
     companion.start { killAll() }
     killAll()
     companion.settle()
-    // Their parents hear of it only when the tracer has. The init of a PID namespace ends when everybody in it has been waited
-    // for (kernel/pid_namespace.c: zap_pid_ns_processes), which may be up to somebody outside of the tree: the kernel goes on with
-    // that when this process ends.
-    var status: Int32 = 0
-    var quiet = 0
-    while quiet < 200 {
-      let pid = withUnsafeMutablePointer(to: &status) {
-        cl_syscall(Int(__NR_wait4), -1, Int(bitPattern: $0), 0x4000_0001 /* __WALL | WNOHANG */, 0, 0, 0)
+    takeDead(tasks)
+  }
+
+  /// Waits for the ends of those who were killed: their parents hear of it only when the tracer has. The init of a PID namespace ends
+  /// when everybody in it has been waited for (kernel/pid_namespace.c: zap_pid_ns_processes), which may be up to somebody outside of
+  /// the tree: the kernel goes on with that when this process ends.
+  private static func takeDead(_ tasks: [DumpedTask]) {
+    // Children before their parents, leaders behind their threads; each by its TID, for whom the kernel need not search.
+    for task in tasks.reversed() {
+      for thread in task.threads.reversed() {
+        var quiet = 0
+        while cl_syscall(Int(__NR_wait4), Int(thread.traced.tid), 0, 0x4000_0001 /* __WALL | WNOHANG */, 0, 0, 0) == 0 {
+          if quiet == 200 { return }
+          usleep(quiet < 100 ? 50 : 2_000)
+          quiet += 1
+        }
       }
-      if pid == -Int(ECHILD) { return }
-      if pid == 0 { usleep(quiet < 100 ? 50 : 2_000) }
-      quiet = pid == 0 ? quiet + 1 : 0
     }
   }
 

@@ -14,7 +14,6 @@ final class ImageSet {
   private let tasks: [DumpedTask]
   private let namespaces: PIDNamespaces
   private var buffer = ImageBuffer()
-  private var bufferForOne = ImageBuffer()
   /// mm, pagemap, fs, ids and fdinfo; and a core for each thread.
   private static let filesPerTask = 5
   /// Descriptor tables that have been written.
@@ -138,9 +137,9 @@ final class ImageSet {
   }
 
   /// A thread of a task with many, whatever else is being written meanwhile.
-  func writeOne(_ thread: DumpedThread, of task: DumpedTask) throws(Failure) {
+  func writeOne(_ thread: DumpedThread, of task: DumpedTask, _ buffer: inout ImageBuffer) throws(Failure) {
     do {
-      try dump.directory.write(thread.core, to: .core(UInt32(task.imageTID(of: thread))), using: &bufferForOne)
+      try dump.directory.write(thread.core, to: .core(UInt32(task.imageTID(of: thread))), using: &buffer)
     } catch {
       throw Failure(error)
     }
