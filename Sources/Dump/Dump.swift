@@ -42,7 +42,7 @@ public enum Dump {
     }
 
     let companion = Companion(givingRoom: true)
-    let glances = Glances(companion, foresight)
+    let glances = Glances(companion, foresight, mayScan: !options.snapshot)
     var freezer = Freezer(glances)
     try freezer.freeze(root: options.pid, timeout: max(options.timeout, 1))
     Ptrace.takeDead(of: freezer.tasks.flatMap { $0.threads.map(\.tid) })

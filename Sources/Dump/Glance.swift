@@ -10,6 +10,8 @@ struct Glance {
   /// Which namespaces it lives in, in the order of the kinds; 0 where there is none, see ``NamespaceInodes``.
   var namespaces: [UInt64] = []
   var mappings: [Mapping] = []
+  /// What was seen of its pages while these were read.
+  var scanAhead: PageScan?
   /// Their flags are still to be compared: see ``Foresight``.
   var isForeseen = false
   var timers: [PosixTimerEntry] = []
@@ -49,15 +51,30 @@ struct Glance {
       isForeseen = true
       mappings = foreseen
     } else {
-      mappings = reader.hold(
-        try about("task \(task.pid): reading smaps") { () throws(Errno) in
-          let smaps = try Descriptor.open(at: task.folder, "smaps")
-          return try Mapping.readAll(smaps.rawValue, reader.buffer)
-        })
+      mappings = reader.hold(try readMappings(of: task, reader))
     }
     timers = try about("task \(task.pid): reading its timers") { () throws(Errno) in
       let file = try Descriptor.open(at: task.folder, "timers")
       return PosixTimers.list(try reader.buffer.readAll(file.rawValue, longestRecord: 512))
+    }
+  }
+
+  private mutating func readMappings(of task: Place, _ reader: Reader) throws(Failure) -> [Mapping] {
+    try about("task \(task.pid)") { () throws(Failure) in
+      let smaps = try about("opening smaps") { () throws(Errno) in try Descriptor.open(at: task.folder, "smaps") }
+      guard let companion = reader.companion, companion.isFree else {
+        return try about("reading smaps") { () throws(Errno) in try Mapping.readAll(smaps.rawValue, reader.buffer) }
+      }
+      var scan: PageScan?
+      var mayScan = task.mayScan
+      let mappings = try Mapping.readAll(smaps.rawValue, reader.buffer, with: companion) {
+        // What fails here does so again when it is needed, and is told then.
+        if mayScan, scan == nil { scan = try? PageScan(owning: Descriptor.open(at: task.folder, "pagemap")) }
+        mayScan = (try? scan?.lookAhead()) ?? false
+        return mayScan
+      }
+      scanAhead = scan
+      return mappings
     }
   }
 
@@ -67,14 +84,20 @@ struct Glance {
     var folder: Int32
     var isZombie: Bool
     var foresight: Foresight?
+    /// Whether its pages, too, may be looked at already.
+    var mayScan = false
   }
 
   /// What a thread of the tool needs to read.
   final class Reader {
     let buffer = ReadBuffer()
     let namespaces = OpenNamespaces()
+    /// Who helps with what is long, if it has nothing else to do. It has none itself.
+    let companion: Companion?
     private var lastMappings: [Mapping] = []
     private var lastStatus: ProcStatus?
+
+    init(helpedBy companion: Companion? = nil) { self.companion = companion }
 
     func status(at folder: Int32, _ path: String) throws(Errno) -> ProcStatus {
       let file = try Descriptor.open(at: folder, path)
@@ -139,14 +162,17 @@ final class Glances {
 
   private let companion: Companion
   private let foresight: Foresight?
+  private let mayScan: Bool
   private let parts: Lookahead<Part>
   private var count = 0
   /// Of the process that is being frozen, those that make no part yet.
   private var threads: [Int32] = []
 
-  init(_ companion: Companion, _ foresight: Foresight?) {
+  /// `mayScan`: the memory of a task is dumped as it is at the time of the glance.
+  init(_ companion: Companion, _ foresight: Foresight?, mayScan: Bool) {
     self.companion = companion
     self.foresight = foresight
+    self.mayScan = mayScan
     parts = Lookahead(companion)
   }
 
@@ -166,6 +192,7 @@ final class Glances {
     if isLong { endPart(of: task) }
     var task = task
     task.foresight = foresight
+    task.mayScan = mayScan
     parts.append(isLong: isLong) { [task] (reader) throws(Failure) in .task(try Glance(at: task, reader)) }
   }
 

@@ -8,10 +8,13 @@ final class Lookahead<Item> {
 
   private let work = Work()
   private let companion: Companion
-  private let reader = Glance.Reader()
+  private let reader: Glance.Reader
   private var isShared = false
 
-  init(_ companion: Companion) { self.companion = companion }
+  init(_ companion: Companion) {
+    self.companion = companion
+    reader = Glance.Reader(helpedBy: companion)
+  }
 
   deinit { end() }
 

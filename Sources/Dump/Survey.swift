@@ -71,6 +71,7 @@ struct Survey {
         "\(task.description): it lives in a namespace of its own, \(kind.family):[\(theirs)] (\(kind.family)-ns)")
     }
     task.mappings = glance.mappings
+    task.scanAhead = glance.scanAhead
     task.isForeseen = glance.isForeseen
     if task.mappings.contains(where: { $0.name.starts(with: "/memfd:swift-restore-area".utf8) }) {
       throw Failure(

@@ -70,9 +70,13 @@ public final class Companion {
 
   public var isHired: Bool { thread != nil }
 
-  /// Makes the thread, if there is none yet and there can be one.
-  public func hire() {
-    guard thread == nil else { return }
+  /// Whether nothing has been started that was not waited for.
+  public var isFree: Bool { !isBusy }
+
+  /// Makes the thread, if there is none yet and there can be one. `false` if there is none.
+  @discardableResult
+  public func hire() -> Bool {
+    guard thread == nil else { return true }
     var all = sigset_t()
     var before = sigset_t()
     sigfillset(&all)
@@ -81,6 +85,7 @@ public final class Companion {
     keepApart()
     thread = startThread { [desk] in desk.serve() }
     if thread != nil { Desk.wait(desk.done) } else { useAll() }
+    return thread != nil
   }
 
   private func useAll() {

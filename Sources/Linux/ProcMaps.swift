@@ -105,6 +105,41 @@ extension Mapping {
     return list
   }
 
+  /// The same where there may be so many that it takes two: this thread reads, and the companion parses what has been read. While it
+  /// has nothing to parse it does `meanwhile`, step by step, until that is `false`.
+  public static func readAll(
+    _ fd: Int32, _ buffer: ReadBuffer, with companion: Companion, meanwhile: @escaping () -> Bool
+  ) throws(Failure) -> [Mapping] {
+    let parsed = Parsed()
+    var relay: Relay?
+    var length = 0
+    do throws(Errno) {
+      try buffer.readLines(fd, usualRecord: 900) { text in
+        length += text.count
+        if length > longText, relay == nil, companion.hire() {
+          let new = Relay()
+          relay = new
+          companion.start { new.receive(meanwhile: meanwhile) { parse($0, into: &parsed.list) } }
+        }
+        if let relay { relay.send(text) } else { parse(text, into: &parsed.list) }
+      }
+    } catch {
+      relay?.end()
+      companion.settle()
+      throw Failure("reading smaps", error)
+    }
+    relay?.end()
+    try companion.wait()
+    return parsed.list
+  }
+
+  private final class Parsed {
+    var list: [Mapping] = []
+  }
+
+  /// Below so many bytes, some hundred mappings, the companion takes longer to begin than it spares.
+  private static let longText = 256 << 10
+
   /// Appends the mappings of some whole lines, or what they say of the last one.
   private static func parse(_ text: UnsafeRawBufferPointer, into list: inout [Mapping]) {
     var c = ByteCursor(text)

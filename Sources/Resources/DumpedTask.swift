@@ -40,6 +40,8 @@ public final class DumpedTask {
   public var isChildSubreaper = false
   /// The process whose memory is dumped in place of the task's: a copy of it, made while it was frozen.
   public var copy: Int32?
+  /// What was seen of its pages while its mappings were read.
+  public var scanAhead: PageScan?
   /// Whether the flags of its mappings were read before it was frozen, and are still to be compared.
   public var isForeseen = false
   /// Whether the tree has children of it.

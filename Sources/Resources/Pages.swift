@@ -29,58 +29,22 @@ public struct Pages {
   /// elsewhere is left out.
   ///
   /// - `pagemap`: its file in /proc
-  /// - `guards`: the category of guard regions; 0 if the kernel is known not to have it.
-  public init(
-    scanning task: DumpedTask, _ pagemap: borrowing Descriptor, guards category: UInt64 = UInt64(CL_PAGE_IS_GUARD)
-  ) throws(Failure) {
+  public init(scanning task: DumpedTask, _ pagemap: borrowing Descriptor) throws(Failure) {
     let pagemap = pagemap.rawValue
-    var guarded = category
     let all = task.memory.vmas
     // Places in that list: a copy of a long one would take much memory.
     let vmas = all.indices.filter { all[$0].isPrivate && all[$0].kinds.isDisjoint(with: [.vvar, .vsyscall]) }
     guard let first = vmas.first, let last = vmas.last else { return }
-    let capacity = 512
-    let regions = UnsafeMutablePointer<cl_page_region>.allocate(capacity: capacity)
-    defer { regions.deallocate() }
-    let file = UInt64(CL_PAGE_IS_FILE)
-    let zero = UInt64(CL_PAGE_IS_PFNZERO)
-    let present = UInt64(CL_PAGE_IS_PRESENT)
-    let swapped = UInt64(CL_PAGE_IS_SWAPPED)
-    var argument = cl_pm_scan_arg()
-    argument.size = UInt64(MemoryLayout<cl_pm_scan_arg>.size)
-    argument.start = all[first].start
-    argument.end = all[last].end
-    argument.vec = UInt64(UInt(bitPattern: regions))
-    argument.vec_len = UInt64(capacity)
-    // Neither a page of the file nor the shared zero page, but there, or swapped out, or a guard.
-    argument.category_inverted = file | zero
-    argument.category_mask = file | zero
-    argument.category_anyof_mask = present | swapped | guarded
-    argument.return_mask = present | swapped | guarded
-    var index = 0
-    while argument.start < argument.end {
-      let count: Int
-      do throws(Errno) {
-        count = try withUnsafeMutablePointer(to: &argument) { pointer throws(Errno) in
-          try syscall(__NR_ioctl, Int(pagemap), Int(CL_PAGEMAP_SCAN), Int(bitPattern: pointer))
-        }
-      } catch {
-        guard error == .invalidArgument, guarded != 0 else {
-          throw Failure("\(task.description): PAGEMAP_SCAN", error)
-        }
-        guarded = 0
-        argument.category_anyof_mask = present | swapped
-        argument.return_mask = present | swapped
-        continue
-      }
-      for i in 0..<count { take(regions[i], all, vmas, &index, isGuard: regions[i].categories & guarded != 0) }
-      if argument.walk_end <= argument.start { break }
-      argument.start = argument.walk_end
+    try about("\(task.description): PAGEMAP_SCAN") { () throws(Errno) in
+      let scan = task.scanAhead ?? PageScan(pagemap, all[first].start..<all[last].end)
+      task.scanAhead = nil
+      var index = 0
+      try scan.forEach { take($0, all, vmas, &index, isGuard: scan.isGuard($0)) }
+      lacksGuards = !scan.showsGuards && Self.makesGuards
     }
     // The vDSO's pages belong to no file that the scan knows; the format has them all the same.
     for i in vmas where all[i].kinds.contains(.vdso) { insert(all[i].start..<all[i].end) }
     scanned = vmas.reduce(0) { $0 + all[$1].length / 4096 }
-    lacksGuards = guarded == 0 && Self.makesGuards
   }
 
   /// Whether this kernel knows MADV_GUARD_INSTALL.

@@ -1,0 +1,66 @@
+import Glibc
+
+/// The pieces of a long text on their way from the thread that reads it to the one that parses it.
+final class Relay: @unchecked Sendable {
+  /// How many bytes a piece has at most, if no record is longer; and how many may wait.
+  private static let size = 64 << 10
+  private static let count = 8
+
+  private var pieces = [[UInt8]](repeating: [], count: Relay.count)
+  /// The piece that is being filled, and the one that is next to be parsed.
+  private var filling = 0
+  private var parsing = 0
+  private let free = UnsafeMutablePointer<sem_t>.allocate(capacity: 1)
+  private let full = UnsafeMutablePointer<sem_t>.allocate(capacity: 1)
+
+  init() {
+    // One is being filled from the start.
+    sem_init(free, 0, UInt32(Self.count - 1))
+    sem_init(full, 0, 0)
+  }
+
+  deinit {
+    for semaphore in [free, full] {
+      sem_destroy(semaphore)
+      semaphore.deallocate()
+    }
+  }
+
+  /// Hands on some whole lines.
+  func send(_ lines: UnsafeRawBufferPointer) {
+    if !pieces[filling].isEmpty, pieces[filling].count + lines.count > Self.size { handOver() }
+    pieces[filling].append(contentsOf: lines)
+  }
+
+  /// There are no more.
+  func end() {
+    if !pieces[filling].isEmpty { handOver() }
+    // An empty piece is the last.
+    sem_post(full)
+  }
+
+  private func handOver() {
+    sem_post(full)
+    filling = (filling + 1) % Self.count
+    Self.wait(free)
+  }
+
+  /// Takes what is sent, to the end. `meanwhile` is done whenever there is nothing to take, until it is `false`.
+  func receive(meanwhile: () -> Bool, _ body: (UnsafeRawBufferPointer) -> Void) {
+    var hasMore = true
+    while true {
+      while sem_trywait(full) != 0 {
+        if hasMore { hasMore = meanwhile() } else { Self.wait(full); break }
+      }
+      if pieces[parsing].isEmpty { return }
+      pieces[parsing].withUnsafeBytes { body($0) }
+      pieces[parsing].removeAll(keepingCapacity: true)
+      parsing = (parsing + 1) % Self.count
+      sem_post(free)
+    }
+  }
+
+  private static func wait(_ semaphore: UnsafeMutablePointer<sem_t>) {
+    while sem_wait(semaphore) != 0 {}  // EINTR
+  }
+}
