@@ -217,19 +217,12 @@ public struct AddressSpace: TaskState {
     _ task: RestoredTask, sparing spared: [Range<UInt64>], _ restore: RestoreContext, _ sequence: inout ProgramSequence
   ) throws(Failure) {
     let kept = task.filling?.kept ?? keptMappings(task)
-    if let filling = task.filling {
-      finish(filling, &sequence)
-    } else {
-      clear(task, kept, sparing: spared, &sequence)
-    }
+    if task.filling == nil { clear(task, kept, sparing: spared, &sequence) }
     let pages = task.recordedPages()
     var index = 0
     for vma in task.memory.vmas where !vma.isKernelMade && !vma.kinds.contains(.guardPages) {
       let hasPages = vma.hasSome(of: pages, &index)
-      if let reserved = task.filling?.protection(at: vma.start) {
-        if reserved != vma.prot { open(vma, &sequence) }
-        continue
-      }
+      if let filling = task.filling, filling.contains(vma.start) { continue }
       let protection = hasPages ? vma.prot | UInt32(PROT_WRITE) : vma.prot
       if kept.contains(vma.start) {
         sequence.makeRoom(calls: 1)
@@ -245,10 +238,15 @@ public struct AddressSpace: TaskState {
     readPages(task, kept, restore, &sequence)
   }
 
-  /// Appends the calls that make room for a large task's memory, before ``restore(_:sparing:_:_:)`` does the rest.
-  public static func reserve(_ task: RestoredTask, sparing spared: [Range<UInt64>], _ sequence: inout ProgramSequence) {
+  /// Appends the calls that make room for a large task's memory, before ``restore(_:sparing:_:_:)`` does the rest. `hasChildren`: all
+  /// of its children are born. Others would be born with its executable, and could not get theirs while they share pages of it.
+  public static func reserve(
+    _ task: RestoredTask, sparing spared: [Range<UInt64>], hasChildren: Bool, _ restore: RestoreContext,
+    _ sequence: inout ProgramSequence
+  ) throws(Failure) {
     guard let filling = task.filling else { return }
     clear(task, filling.kept, sparing: spared, &sequence)
+    if hasChildren { try restoreFields(task, restore, &sequence) }
     filling.reserve(&sequence)
   }
 
@@ -256,20 +254,6 @@ public struct AddressSpace: TaskState {
     _ task: RestoredTask, _ kept: Set<UInt64>, sparing spared: [Range<UInt64>], _ sequence: inout ProgramSequence
   ) {
     if let donor = task.donor { unmap(allBut: kept, spared, of: donor, &sequence) }
-  }
-
-  private static func finish(_ filling: Filling, _ sequence: inout ProgramSequence) {
-    guard let descriptor = filling.descriptor else { return }
-    sequence.makeRoom(calls: 1)
-    sequence.current.call(__NR_close, Argument(descriptor), for: "closing its userfaultfd")
-    filling.descriptor = nil
-  }
-
-  /// Cuts a mapping out of what was reserved for it and its neighbours.
-  private static func open(_ vma: VmaEntry, _ sequence: inout ProgramSequence) {
-    sequence.makeRoom(calls: 1)
-    sequence.current.call(
-      __NR_mprotect, Argument(vma.start), Argument(vma.length), Argument(vma.prot), for: "opening", vma.start)
   }
 
   /// Appends what must wait until no child is born with this memory any more: final protections, advice, locks.
@@ -446,12 +430,15 @@ public struct AddressSpace: TaskState {
     }
   }
 
-  /// Appends the call that sets the fields of the mm. No mapping of the old executable may be left.
+  /// Appends the call that sets the fields of the mm, unless it has been made. No mapping of the old executable may be left, which the
+  /// kernel looks for among all that there are: so a large task does it while there are few.
   public static func restoreFields(
     _ task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence
   )
     throws(Failure)
   {
+    if task.hasFields { return }
+    task.hasFields = true
     let m = task.memory
     let exe = try restore.descriptor(m.exeFileId, for: "task \(task.pid): its executable")
     sequence.makeRoom(calls: 4, bytes: m.mmSavedAuxv.count * 8 + 256)

@@ -14,7 +14,8 @@ private let window: UInt64 = 2 << 20
 /// The anonymous memory of a large task, filled by both threads of the tracer at the same time, straight from the image's pages
 /// (man 2 UFFDIO_COPY): no page is cleared first, and none is faulted in. Runs of small neighbours among the mappings are
 /// reserved as one, without access if they differ in it, and cut up by mprotect(2) when they are full: so what is never accessible counts
-/// for nothing that the kernel has promised (Documentation/mm/overcommit-accounting.rst).
+/// for nothing that the kernel has promised (Documentation/mm/overcommit-accounting.rst). Where that is much work for the task itself,
+/// one thread fills, and the task cuts behind it.
 ///
 /// Where there is no userfaultfd for us, the task reads all by itself: in a sandbox that forbids it, before Linux 5.11.
 public final class Filling {
@@ -28,11 +29,12 @@ public final class Filling {
   let kept: Set<UInt64>
   /// Its pages, and where they are in the image, until they are in place.
   private var parts: [Pages.Placed]
-  /// The call by which the task makes its descriptor: the last of its program.
+  /// The call by which the task makes its descriptor, and where it says which processor it is on: the last of its program.
   private var call: SyscallProgram.Call?
-  /// The descriptor in the task, until it is closed.
-  var descriptor: Int32?
-  /// All pages of the runs are in place.
+  private var processor: SyscallProgram.Buffer?
+  /// The first of the task's mappings that is not known to have what it was reserved with, or to be cut.
+  private var nextCut = 0
+  /// All pages of the runs are in place, and the calls appended that cut them up.
   public private(set) var isDone = false
 
   /// Below so many bytes the task's own read is quicker.
@@ -106,11 +108,10 @@ public final class Filling {
   }
 
   /// Whether the mapping at an address is full.
-  func contains(_ address: UInt64) -> Bool { protection(at: address) != nil }
+  func contains(_ address: UInt64) -> Bool { isDone && protection(at: address) != nil }
 
-  /// What the mapping at an address has been reserved with, if it is full.
-  func protection(at address: UInt64) -> UInt32? {
-    guard isDone else { return nil }
+  /// What the mapping at an address has been reserved with.
+  private func protection(at address: UInt64) -> UInt32? {
     let index = firstRun(endingAbove: address)
     return index < runs.count && runs[index].contains(address) ? protections[index] : nil
   }
@@ -140,17 +141,27 @@ public final class Filling {
         __NR_mmap, Argument(range.lowerBound), Argument(range.upperBound - range.lowerBound), Argument(protections[index]),
         Argument(UInt32(MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED) | flags[index]), -1, 0, for: "reserving", range.lowerBound)
     }
-    sequence.makeRoom(calls: 1)
+    sequence.makeRoom(calls: 2, bytes: 16)
+    let processor = sequence.current.reserve(4)
+    sequence.current.call(__NR_getcpu, Argument(processor.address), 0, 0, mayFail: true)
+    self.processor = processor
     call = sequence.current.call(__NR_userfaultfd, Argument(Int(O_CLOEXEC) | 1 /* UFFD_USER_MODE_ONLY */), mayFail: true)
   }
 
-  /// Fills the memory of a task whose program with the reservations has ended. `helper` does its part of it.
-  public func run(_ task: RestoredTask, in slot: Slot, _ restore: RestoreContext, _ helper: Companion) throws(Failure) {
+  /// Fills the memory of a task whose program with the reservations has ended. `helper` does its part of it. Appends the calls that cut
+  /// up what is full. `mayMove`: this thread will make no process any more, so that it may choose its processor.
+  public func run(
+    _ task: RestoredTask, in slot: Slot, _ restore: RestoreContext, _ helper: Companion, mayMove: Bool,
+    _ sequence: inout ProgramSequence
+  ) throws(Failure) {
     defer { parts = [] }
-    guard let call else { return }
+    guard let call, let processor else { return }
     let number = slot.result(call)
     if number < 0 { return }
-    descriptor = Int32(number)
+    let theirs = Int(slot.value(processor, as: UInt32.self))
+    // The kernel looks at every mapping when the last descriptor is closed: that is ours, and there are fewer then.
+    sequence.makeRoom(calls: 1)
+    sequence.current.call(__NR_close, Argument(number), for: "closing its userfaultfd")
     let work: Work
     do throws(Errno) {
       work = try Work(
@@ -160,13 +171,56 @@ public final class Filling {
       // The task reads for itself, and finds out if more is wrong than that this cannot be had.
       return
     }
-    helper.start { () throws(Failure) in try work.takePart() }
-    var failures: [Failure] = []
-    do throws(Failure) { try work.takePart() } catch { failures.append(error) }
-    do throws(Failure) { try helper.wait() } catch { failures.append(error) }
-    if let failure = failures.first { throw failure.of(task.description) }
-    try about("\(task.description): UFFDIO_UNREGISTER") { () throws(Errno) in try unregister(work.faults.rawValue) }
+    if hasManyCuts(task) {
+      try fillAhead(task, work, stayingOff: mayMove ? theirs : nil, &sequence)
+    } else {
+      helper.hire()
+      helper.start { () throws(Failure) in try work.takePart() }
+      var failures: [Failure] = []
+      do throws(Failure) { try work.takePart() } catch { failures.append(error) }
+      do throws(Failure) { try helper.wait() } catch { failures.append(error) }
+      if let failure = failures.first { throw failure }
+      try open(task, 0..<AddressSpace.userSpaceEnd, work.faults.rawValue, &sequence)
+    }
     isDone = true
+  }
+
+  /// Fills, with the task cutting behind, on another processor than the one where it waits.
+  private func fillAhead(
+    _ task: RestoredTask, _ work: Work, stayingOff processor: Int?, _ sequence: inout ProgramSequence
+  ) throws(Failure) {
+    var cut: UInt64 = 0
+    try stayingOff(processor) { () throws(Failure) in
+      try work.takePart { () throws(Failure) in
+        sequence.advance()
+      } whenFull: { (end) throws(Failure) in
+        try open(task, cut..<end, work.faults.rawValue, &sequence)
+        cut = end
+      }
+    }
+    try open(task, cut..<AddressSpace.userSpaceEnd, work.faults.rawValue, &sequence)
+  }
+
+  /// To cut takes the kernel as long as to fill a page.
+  private func hasManyCuts(_ task: RestoredTask) -> Bool {
+    let cuts = task.memory.vmas.count { vma in protection(at: vma.start).map { $0 != vma.prot } ?? false }
+    return cuts > 256 && cuts > parts.reduce(0) { $0 + $1.range.count / 4096 } / 4
+  }
+
+  /// What is full becomes the mappings that are to be.
+  private func open(_ task: RestoredTask, _ range: Range<UInt64>, _ faults: Int32, _ sequence: inout ProgramSequence) throws(Failure) {
+    try about("UFFDIO_UNREGISTER") { () throws(Errno) in
+      for run in runs where run.overlaps(range) { try unregister(run.clamped(to: range), faults) }
+    }
+    let vmas = task.memory.vmas
+    while nextCut < vmas.count, vmas[nextCut].end <= range.upperBound {
+      let vma = vmas[nextCut]
+      nextCut += 1
+      guard !vma.kinds.contains(.guardPages), let reserved = protection(at: vma.start), reserved != vma.prot else { continue }
+      sequence.makeRoom(calls: 1)
+      sequence.current.call(
+        __NR_mprotect, Argument(vma.start), Argument(vma.length), Argument(vma.prot), for: "opening", vma.start)
+    }
   }
 
   // linux/userfaultfd.h
@@ -193,12 +247,10 @@ public final class Filling {
     return faults
   }
 
-  private func unregister(_ faults: Int32) throws(Errno) {
-    for run in runs {
-      var range = (run.lowerBound, run.upperBound - run.lowerBound)
-      try withUnsafeMutablePointer(to: &range) { pointer throws(Errno) in
-        _ = try syscall(__NR_ioctl, Int(faults), Self.unregisterRequest, Int(bitPattern: pointer))
-      }
+  private func unregister(_ part: Range<UInt64>, _ faults: Int32) throws(Errno) {
+    var range = (part.lowerBound, part.upperBound - part.lowerBound)
+    try withUnsafeMutablePointer(to: &range) { pointer throws(Errno) in
+      _ = try syscall(__NR_ioctl, Int(faults), Self.unregisterRequest, Int(bitPattern: pointer))
     }
   }
 
@@ -234,7 +286,10 @@ public final class Filling {
 
     deinit { taken.deallocate() }
 
-    func takePart() throws(Failure) {
+    /// `meanwhile` is done every now and then, `whenFull` whenever all is full below an address.
+    func takePart(
+      meanwhile: () throws(Failure) -> Void = {}, whenFull: (UInt64) throws(Failure) -> Void = { _ in }
+    ) throws(Failure) {
       let place = try about("mapping \(name)") { () throws(Errno) in try Window(of: image.rawValue) }
       var index = 0
       while true {
@@ -246,7 +301,7 @@ public final class Filling {
           if let fault, next == min(UInt32(clamping: fault.call), count - 1) { throw Failure("filling its memory", fault.errno) }
           guard index < parts.count, parts[index].offset < bytes.upperBound else { continue }
           try about("mapping \(name)") { () throws(Errno) in try place.move(to: bytes.lowerBound, of: image.rawValue) }
-          try copy(bytes, from: place.address, index)
+          try whenFull(try copy(bytes, from: place.address, index, meanwhile))
         } catch {
           // The other takes nothing more either.
           cl_store32(taken, count)
@@ -264,9 +319,13 @@ public final class Filling {
       return low
     }
 
-    private func copy(_ window: Range<UInt64>, from place: UInt64, _ first: Int) throws(Failure) {
-      for part in parts[first...] {
-        if part.offset >= window.upperBound { return }
+    /// Copies a window of the image: where in memory that ends.
+    private func copy(
+      _ window: Range<UInt64>, from place: UInt64, _ first: Int, _ meanwhile: () throws(Failure) -> Void
+    ) throws(Failure) -> UInt64 {
+      for (index, part) in parts[first...].enumerated() {
+        if part.offset >= window.upperBound { return part.range.lowerBound }
+        if index % 16 == 0 { try meanwhile() }
         var from = max(part.offset, window.lowerBound)
         let end = min(part.offset + UInt64(part.range.count), window.upperBound)
         while from < end {
@@ -285,7 +344,9 @@ public final class Filling {
             throw failure(Errno(rawValue: Int32(-result)), at: arguments.0, from)
           }
         }
+        if end == window.upperBound { return part.range.lowerBound + (end - part.offset) }
       }
+      return parts.last?.range.upperBound ?? 0
     }
 
     private func failure(_ error: Errno, at address: UInt64, _ offset: UInt64) -> Failure {

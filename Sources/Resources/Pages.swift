@@ -320,10 +320,12 @@ public struct ProgramSequence {
   public let slot: Slot
   public private(set) var programs: [SyscallProgram]
   private var fetched: [Int32: (program: Int, call: SyscallProgram.Call)] = [:]
-  /// Told of all programs whenever another one is complete.
-  private var whenComplete: (([SyscallProgram]) -> Void)?
+  /// Told of the programs and how many of them are complete, whenever that may be of use.
+  private var whenComplete: WhenComplete?
 
-  public init(_ slot: Slot, whenComplete: (([SyscallProgram]) -> Void)? = nil) {
+  public typealias WhenComplete = (_ programs: [SyscallProgram], _ complete: Int) -> Void
+
+  public init(_ slot: Slot, whenComplete: WhenComplete? = nil) {
     self.slot = slot
     self.whenComplete = whenComplete
     programs = [SyscallProgram(for: slot)]
@@ -344,10 +346,13 @@ public struct ProgramSequence {
   /// Begins a new program unless so much fits into the current one; results of calls before are then out of reach.
   public mutating func makeRoom(calls: Int, bytes: Int = 0) {
     if !current.hasRoom(calls: calls, bytes: bytes), !current.isEmpty {
-      whenComplete?(programs)
+      whenComplete?(programs, programs.count)
       programs.append(SyscallProgram(for: slot))
     }
   }
+
+  /// An occasion to run what is complete.
+  func advance() { whenComplete?(programs, programs.count - 1) }
 
   public var number: Int { programs.count }
 

@@ -58,6 +58,8 @@ public final class RestoredTask {
   public var donor: RestoredTask?
   /// Its mappings and pages are in place.
   public var hasMemory = false
+  /// The call that sets the fields of its mm has been appended.
+  var hasFields = false
   /// Set if it is large: how it gets most of its memory.
   public var filling: Filling?
   /// Where the stub has the vDSO's data and the vDSO now: the lowest address.
@@ -74,10 +76,10 @@ public final class RestoredTask {
 
   func vmasChanged() { kernelMade = memory.vmas.filter(\.isKernelMade).map { $0.start..<$0.end } }
 
-  /// Where vvar and vDSO were: they are next to each other.
+  /// Where vvar and vDSO were: they are next to each other, and mostly among the last.
   public var vdso: (vvar: Range<UInt64>?, vdso: Range<UInt64>?) {
     func range(_ kind: VMAStatus) -> Range<UInt64>? {
-      memory.vmas.first { $0.kinds.contains(kind) }.map { $0.start..<$0.end }
+      memory.vmas.last { $0.kinds.contains(kind) }.map { $0.start..<$0.end }
     }
     return (range(.vvar), range(.vdso))
   }

@@ -24,6 +24,8 @@ final class Construction {
   var tracerPIDs: [ForkSchedule.Actor: Int32] = [:]
   /// TIDs of the threads of each task, in this process's namespace.
   var threadTIDs: [[Int32]] = []
+  /// This process makes no others any more.
+  var areAllBorn = false
   /// How often a PID was tried again.
   var pidRetries = 0
   /// Where a fresh stub has its vDSO and the vDSO's data.
@@ -135,8 +137,9 @@ final class Construction {
   /// A sequence for a parked executor: it runs what is complete while the rest is still being composed. For ``run(_:_:)``.
   func sequence(in slot: Slot) -> ProgramSequence {
     begun[slot.address] = 0
-    return ProgramSequence(slot) { [unowned self] programs in
+    return ProgramSequence(slot) { [unowned self] programs, complete in
       let started = begun[slot.address] ?? 0
+      if started == complete { return }
       // One that failed is the last; what comes of it is found out when all wait for it.
       if started > 0 { guard slot.isParked, slot.stop(of: programs[started - 1]) == nil else { return } }
       start(programs[started], in: slot)

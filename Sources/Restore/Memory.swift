@@ -11,9 +11,10 @@ extension Construction {
   func giveMemory(
     _ tasks: [RestoredTask], andThen: (RestoredTask, inout ProgramSequence) throws(Failure) -> Void = { _, _ in }
   ) throws(Failure) {
-    try fillLarge(tasks)
+    var begun = try fillLarge(tasks)
     try run(tasks) { (task) throws(Failure) -> Work in
-      var sequence = self.sequence(in: area.slots[plan.slot(of: task)])
+      let slot = area.slots[plan.slot(of: task)]
+      var sequence = begun.removeValue(forKey: slot.address) ?? self.sequence(in: slot)
       let vdso = try moveVDSO(task, &sequence)
       try AddressSpace.restore(task, sparing: spared(vdso), restore, &sequence)
       try andThen(task, &sequence)
@@ -28,19 +29,27 @@ extension Construction {
   /// What no task may unmap.
   private func spared(_ vdso: Range<UInt64>) -> [Range<UInt64>] { [area.address..<(plan.detourAddress), vdso] }
 
-  /// One large task is work for more than one processor.
-  private func fillLarge(_ tasks: [RestoredTask]) throws(Failure) {
+  /// One large task is work for more than one processor. What is begun here, by the address of the slot, is to be continued.
+  private func fillLarge(_ tasks: [RestoredTask]) throws(Failure) -> [UInt64: ProgramSequence] {
     let large = Filling.prepare(tasks, restore)
-    if large.isEmpty { return }
+    if large.isEmpty { return [:] }
     try run(large) { (task) throws(Failure) -> Work in
       var sequence = self.sequence(in: area.slots[plan.slot(of: task)])
       let vdso = try moveVDSO(task, &sequence)
-      AddressSpace.reserve(task, sparing: spared(vdso), &sequence)
+      try AddressSpace.reserve(task, sparing: spared(vdso), hasChildren: areAllBorn, restore, &sequence)
       return (task.description, sequence)
     }
     let companion = Companion()
-    companion.hire()
-    for task in large { try task.filling?.run(task, in: area.slots[plan.slot(of: task)], restore, companion) }
+    var begun: [UInt64: ProgramSequence] = [:]
+    for task in large {
+      let slot = area.slots[plan.slot(of: task)]
+      var sequence = self.sequence(in: slot)
+      try about(task.description) { () throws(Failure) in
+        try task.filling?.run(task, in: slot, restore, companion, mayMove: areAllBorn, &sequence)
+      }
+      begun[slot.address] = sequence
+    }
+    return begun
   }
 
   /// Where a task has this kernel's vDSO: above its data.

@@ -62,6 +62,7 @@ public enum Restore {
       try RestoredNamespaces.make(plan.restore)
       var forking = try Forking(construction)
       try forking.run()
+      construction.areAllBorn = true
       construction.area.forgetPages()
       statistics.forkingTime = UInt32(clamping: (nanoseconds() - begin) / 1000)
       try Rebuilding(construction).run()
