@@ -30,7 +30,8 @@ public final class ProcStatus: @unchecked Sendable {
   public private(set) var seccompMode: UInt32 = 0
   public private(set) var seccompFilters = 0
   public private(set) var thpEnabled = true
-  public private(set) var hasMemory = false
+  /// Of memory that is there.
+  public private(set) var residentKB: UInt64 = 0
   /// Of locked memory (mlock(2)).
   public private(set) var lockedKB: UInt64 = 0
 
@@ -50,7 +51,7 @@ public final class ProcStatus: @unchecked Sendable {
       case 5 where key.matches("Umask"): umask = UInt32(truncatingIfNeeded: v.octal())
       case 5 where key.matches("NSpid"): nsPid = v.signedList()
       case 5 where key.matches("NSsid"): nsSid = v.signedList()
-      case 5 where key.matches("VmRSS"): hasMemory = true
+      case 5 where key.matches("VmRSS"): residentKB = v.unsigned()
       case 5 where key.matches("VmLck"): lockedKB = v.unsigned()
       case 6 where key.matches("FDSize"): tableSize = Int32(truncatingIfNeeded: v.decimal())
       case 6 where key.matches("Groups"): groups = v.unsignedList()
