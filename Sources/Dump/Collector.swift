@@ -108,7 +108,7 @@ struct Collector {
           try before?.take()
         })
       answered = current.map { Answers($0, task, write) }
-      process.area?.forgetPages()
+      process.area?.forgetSome()
     }
     try companion.share({ () throws(Failure) in try answered?.take() }, { () throws(Failure) in try answered?.take() })
   }

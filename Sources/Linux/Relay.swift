@@ -3,8 +3,8 @@ import Glibc
 /// The pieces of a long text on their way from the thread that reads it to the one that parses it.
 final class Relay: @unchecked Sendable {
   /// How many bytes a piece has at most, if no record is longer; and how many may wait.
-  private static let size = 64 << 10
-  private static let count = 8
+  private static let size = 256 << 10
+  private static let count = 4
 
   private var pieces = [[UInt8]](repeating: [], count: Relay.count)
   /// The piece that is being filled, and the one that is next to be parsed.

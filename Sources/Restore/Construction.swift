@@ -179,7 +179,7 @@ final class Construction {
         }
         for (work, round) in running { self.start(work.sequence.programs[round], in: work.sequence.slot) }
       }
-      area.forgetPages()
+      area.forgetSome()
     }
   }
 

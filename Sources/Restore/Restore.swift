@@ -63,7 +63,7 @@ public enum Restore {
       var forking = try Forking(construction)
       try forking.run()
       construction.areAllBorn = true
-      construction.area.forgetPages()
+      construction.area.forgetSome()
       statistics.forkingTime = UInt32(clamping: (nanoseconds() - begin) / 1000)
       try Rebuilding(construction).run()
       CoreFlag.warn(plan)

@@ -19,8 +19,9 @@ public final class ExecutorArea {
   private var watched = 0
 
   private static let counterOffset = 4032
-  /// Who goes over all slots has so many of them in this process's memory at a time.
-  private static let mostPages = 256
+  /// Who goes over all slots of a large area has so many of them in this process's memory at a time.
+  private static let mostSlots = 256
+  private static let leastForgotten = 12 << 20
 
   /// The bytes that an area with such slots takes; slot sizes are multiples of the page.
   public static func size(slots: [Int]) -> Int { slots.reduce(pageSize, +) }
@@ -53,7 +54,7 @@ public final class ExecutorArea {
       let left = 2 * i + 1
       slot.setHeirs(
         left < slots.count ? slots[left].address : 0, left + 1 < slots.count ? slots[left + 1].address : 0)
-      if i % Self.mostPages == Self.mostPages - 1 { forgetPages() }
+      if i % Self.mostSlots == Self.mostSlots - 1 { forgetSome() }
     }
   }
 
@@ -64,14 +65,14 @@ public final class ExecutorArea {
     for (i, slot) in slots.prefix(count).enumerated() {
       deadManSwitch.insert(slot)
       watched += 1
-      if i % Self.mostPages == Self.mostPages - 1 { forgetPages() }
+      if i % Self.mostSlots == Self.mostSlots - 1 { forgetSome() }
     }
   }
 
   deinit {
     for (i, slot) in slots.prefix(watched).enumerated() {
       deadManSwitch.remove(slot)
-      if i % Self.mostPages == Self.mostPages - 1 { forgetPages() }
+      if i % Self.mostSlots == Self.mostSlots - 1 { forgetSome() }
     }
     _ = cl_syscall(Int(__NR_munmap), Int(bitPattern: local), size, 0, 0, 0, 0)
   }
@@ -131,5 +132,10 @@ public final class ExecutorArea {
   /// Takes the area out of this process's memory; what the tasks see stays.
   public func forgetPages() {
     _ = cl_syscall(Int(__NR_madvise), Int(bitPattern: local), size, 4 /* MADV_DONTNEED */, 0, 0, 0)
+  }
+
+  /// The same for an area that is worth it: what is looked at again has to be faulted in again.
+  public func forgetSome() {
+    if size >= Self.leastForgotten { forgetPages() }
   }
 }
