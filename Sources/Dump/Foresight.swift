@@ -41,7 +41,7 @@ final class Foresight {
     guard let foreseen = known[task.pid], status.lockedKB == 0, !foreseen.contains(where: { $0.flags.contains(.locked) }) else {
       return nil
     }
-    let maps = try Descriptor.open(at: task.folder, "maps")
+    let maps = try task.folder.open("maps")
     let now = try Mapping.readAll(maps.rawValue, buffer)
     guard now.elementsEqual(foreseen, by: { $0.hasSamePlace(as: $1) }) else { return nil }
     return foreseen

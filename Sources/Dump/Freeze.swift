@@ -35,6 +35,8 @@ struct Freezer {
   /// Main threads that were asked to stop, and not waited for yet.
   private var begun: [Int32: TracedThread] = [:]
   private let buffer = ReadBuffer()
+  /// Of so many processes the folders in `/proc` are held open; what else a dump opens has to find room too.
+  private let mostHeld = DescriptorRoom.limit / 4
   /// Is told of each thread and process that has stopped.
   private let glances: Glances
 
@@ -70,14 +72,13 @@ struct Freezer {
   private mutating func freeze(pid: Int32, parent: Int32) throws(Failure) {
     let directory: ProcDirectory
     do {
-      directory = try ProcDirectory(pid: pid)
+      directory = tasks.count < mostHeld ? try ProcDirectory(pid: pid) : ProcDirectory(unheld: pid)
     } catch {
-      guard error == .noSuchFileOrDirectory else { throw Failure("task \(pid): opening /proc/\(pid)", error) }
-      if parent != 0 { return }
-      throw Failure("task \(pid)", error, advice: "There is no such process; give the PID of a running one.")
+      if parent != 0, error == .noSuchFileOrDirectory { return }
+      throw Self.explain(error, pid)
     }
     guard let (threads, stat) = try seizeThreads(pid: pid, parent: parent, directory) else { return }
-    glances.append(Glance.Place(pid: pid, folder: directory.rawValue, isZombie: threads.isEmpty))
+    glances.append(Glance.Place(pid: pid, folder: directory.folder, isZombie: threads.isEmpty))
     let task = FrozenTask(
       pid: pid, parent: parent, directory: directory, stat: stat, threads: threads, isZombie: threads.isEmpty)
     tasks.append(task)
@@ -89,9 +90,14 @@ struct Freezer {
       let new = children.filter { known.insert($0).inserted }
       if new.isEmpty { return }
       // All are asked before the first is waited for. Where that fails, it fails again when it is that one's turn.
-      for child in new where !isThreaded(AT_FDCWD, "/proc/\(child)/task") { begun[child] = try? TracedThread(seizing: child) }
+      for child in new where !isThreaded(ProcDirectory(unheld: child).folder) { begun[child] = try? TracedThread(seizing: child) }
       for child in new { try freeze(pid: child, parent: pid) }
     }
+  }
+
+  private static func explain(_ error: Errno, _ pid: Int32) -> Failure {
+    guard error == .noSuchFileOrDirectory || error == .noSuchProcess else { return Failure("task \(pid): reading /proc/\(pid)", error) }
+    return Failure("task \(pid)", error, advice: "There is no such process; give the PID of a running one.")
   }
 
   private func children(of task: FrozenTask) throws(Failure) -> [Int32] {
@@ -139,7 +145,7 @@ struct Freezer {
       // traced would wake up for it and find none; its epoll_wait would say EINTR.
       var tids = [pid]
       // One that was asked to stop already had one thread.
-      if begun[pid] == nil, isThreaded(directory.rawValue, "task") {
+      if begun[pid] == nil, isThreaded(directory.folder) {
         tids = try about("task \(pid): listing its threads") { () throws(Errno) in try directory.numbers(in: "task", buffer) }
         tids.sort { $1 == pid && $0 != pid }
       }
@@ -171,7 +177,7 @@ struct Freezer {
           ) { () throws(Errno) in try thread.awaitStop() }
           guard stopped else { continue }
           threads.append(thread)
-          glances.append(thread: thread.tid, of: Glance.Place(pid: pid, folder: directory.rawValue, isZombie: false))
+          glances.append(thread: thread.tid, of: Glance.Place(pid: pid, folder: directory.folder, isZombie: false))
         }
         do throws(Errno) {
           found = ProcStat(try directory.read("stat", buffer))
@@ -181,8 +187,7 @@ struct Freezer {
           tids = try directory.numbers(in: "task", buffer)
         } catch {
           if parent != 0, threads.isEmpty { return nil }
-          throw Failure(
-            "task \(pid)", error, advice: "There is no such process; give the PID of a running one.")
+          throw Self.explain(error, pid)
         }
       }
       guard found != nil else { throw Failure("task \(pid): /proc/\(pid)/stat is not in the kernel's format") }
@@ -205,7 +210,7 @@ struct Freezer {
   }
 
   /// A directory of threads has a link for each (fs/proc/base.c: proc_task_getattr).
-  private func isThreaded(_ folder: Int32, _ path: String) -> Bool { (try? fstat(at: folder, path).st_nlink).map { $0 > 3 } ?? false }
+  private func isThreaded(_ folder: ProcFolder) -> Bool { (try? folder.status("task").st_nlink).map { $0 > 3 } ?? false }
 
   private func isZombie(_ tid: Int32, _ directory: borrowing ProcDirectory) throws(Failure) -> Bool {
     do {

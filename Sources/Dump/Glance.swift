@@ -32,7 +32,7 @@ struct Glance {
 
   init(at task: Place, _ reader: Reader) throws(Failure) {
     status = try about("task \(task.pid): reading its state") { () throws(Errno) in
-      try reader.status(at: task.folder, "status")
+      try reader.status(in: task.folder, "status")
     }
     namespaces = try about("task \(task.pid): reading its namespaces") { () throws(Errno) -> [UInt64] in
       if task.isZombie {
@@ -54,14 +54,14 @@ struct Glance {
       mappings = reader.hold(try readMappings(of: task, reader))
     }
     timers = try about("task \(task.pid): reading its timers") { () throws(Errno) in
-      let file = try Descriptor.open(at: task.folder, "timers")
+      let file = try task.folder.open("timers")
       return PosixTimers.list(try reader.buffer.readAll(file.rawValue, longestRecord: 512))
     }
   }
 
   private mutating func readMappings(of task: Place, _ reader: Reader) throws(Failure) -> [Mapping] {
     try about("task \(task.pid)") { () throws(Failure) in
-      let smaps = try about("opening smaps") { () throws(Errno) in try Descriptor.open(at: task.folder, "smaps") }
+      let smaps = try about("opening smaps") { () throws(Errno) in try task.folder.open("smaps") }
       guard let companion = reader.companion, companion.isFree else {
         return try about("reading smaps") { () throws(Errno) in try Mapping.readAll(smaps.rawValue, reader.buffer) }
       }
@@ -69,7 +69,7 @@ struct Glance {
       var mayScan = task.mayScan
       let mappings = try Mapping.readAll(smaps.rawValue, reader.buffer, with: companion) {
         // What fails here does so again when it is needed, and is told then.
-        if mayScan, scan == nil { scan = try? PageScan(owning: Descriptor.open(at: task.folder, "pagemap")) }
+        if mayScan, scan == nil { scan = try? PageScan(owning: task.folder.open("pagemap")) }
         mayScan = (try? scan?.lookAhead()) ?? false
         return mayScan
       }
@@ -81,7 +81,7 @@ struct Glance {
   /// Where to look.
   struct Place {
     var pid: Int32
-    var folder: Int32
+    var folder: ProcFolder
     var isZombie: Bool
     var foresight: Foresight?
     /// Whether its pages, too, may be looked at already.
@@ -99,8 +99,8 @@ struct Glance {
 
     init(helpedBy companion: Companion? = nil) { self.companion = companion }
 
-    func status(at folder: Int32, _ path: String) throws(Errno) -> ProcStatus {
-      let file = try Descriptor.open(at: folder, path)
+    func status(in folder: ProcFolder, _ name: String) throws(Errno) -> ProcStatus {
+      let file = try folder.open(name)
       let status = ProcStatus(try buffer.readAll(file.rawValue, longestRecord: 512))
       if let lastStatus { status.hold(listsOf: lastStatus) }
       lastStatus = status
@@ -134,7 +134,7 @@ struct ThreadGlance {
   init(at tid: Int32, of task: Glance.Place, _ reader: Glance.Reader) throws(Failure) {
     self.tid = tid
     status = try about("task \(task.pid): thread \(tid): reading its state") { () throws(Errno) in
-      try reader.status(at: task.folder, "task/\(tid)/status")
+      try reader.status(in: task.folder, "task/\(tid)/status")
     }
     namespaces = try about("task \(task.pid): thread \(tid): reading its namespaces") { () throws(Errno) in
       // Linux before 6.9 has no pidfds of threads.

@@ -25,7 +25,7 @@ struct Survey {
   init(looking frozen: [FrozenTask], _ glances: Glances, _ options: DumpOptions, _ companion: Companion) throws(Failure) {
     pidNamespaces = try about("looking at this process's PID namespace") { () throws(Errno) in try PIDNamespaces() }
     let own = try about("reading this process's namespaces") { () throws(Errno) in
-      try NamespaceInodes(folder: AT_FDCWD, prefix: "/proc/self/ns/").all()
+      try NamespaceInodes(folder: .own).all()
     }
     var options = options
     options.tree = Set(frozen.map(\.pid))

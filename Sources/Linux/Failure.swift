@@ -13,7 +13,7 @@ public struct Failure: Error, Equatable, Sendable, CustomStringConvertible {
 
   public init(_ cause: String, advice: String = "", errno: Errno? = nil) {
     self.cause = cause
-    self.advice = advice
+    self.advice = advice.isEmpty && errno == .tooManyOpenFiles ? "Raise the limit on open files (ulimit -Hn)." : advice
     self.errno = errno
   }
 

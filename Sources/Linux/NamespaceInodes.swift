@@ -28,17 +28,17 @@ public struct NamespaceInodes: ~Copyable {
     var request: Int { 0xff00 + 1 + (Self.allCases.firstIndex(of: self) ?? 0) }
   }
 
-  private let folder: Int32
+  private let folder: ProcFolder
   private let prefix: String
   private let pidfd: Descriptor?
   private let open: OpenNamespaces?
 
   /// - Parameters:
-  ///   - folder: the task's in `/proc`, open.
+  ///   - folder: the task's in `/proc`.
   ///   - prefix: where its links are, such as `ns/`.
   ///   - pidfd: of the task, if there is one.
   ///   - open: where namespaces stay open that more tasks may live in.
-  public init(folder: Int32, prefix: String = "ns/", pidfd: consuming Descriptor? = nil, keeping open: OpenNamespaces? = nil) {
+  public init(folder: ProcFolder, prefix: String = "ns/", pidfd: consuming Descriptor? = nil, keeping open: OpenNamespaces? = nil) {
     self.folder = folder
     self.prefix = prefix
     self.pidfd = pidfd
@@ -85,7 +85,7 @@ public struct NamespaceInodes: ~Copyable {
   private func read(_ kind: Kind) throws(Errno) -> UInt64 {
     let link: [UInt8]
     do throws(Errno) {
-      link = try readlink(at: folder, prefix + kind.rawValue)
+      link = try folder.link(prefix + kind.rawValue)
     } catch {
       if error == .noSuchFileOrDirectory { return 0 }
       throw error

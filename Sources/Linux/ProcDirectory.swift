@@ -69,34 +69,68 @@ public final class ReadBuffer {
   }
 }
 
-/// `/proc/PID`, or `/proc/PID/task/TID`, held open: names below it resolve without a walk from the root, and
-/// never reach another task that was given the same PID later (ESRCH instead).
-public struct ProcDirectory: ~Copyable {
-  public let descriptor: Descriptor
+/// Where the files of a process are in `/proc`: below an open folder, or by its number, which is only for one that cannot end unseen.
+public struct ProcFolder: Sendable {
+  /// The open folder, for calls that take one and a path.
+  public let descriptor: Int32
+  private let prefix: String
 
-  public init(pid: Int32) throws(Errno) {
-    descriptor = try Descriptor.open("/proc/\(pid)", O_PATH | O_DIRECTORY)
+  fileprivate init(open descriptor: Int32) { (self.descriptor, prefix) = (descriptor, "") }
+
+  private init(name: String) { (descriptor, prefix) = (AT_FDCWD, "/proc/\(name)/") }
+
+  init(pid: Int32) { self.init(name: "\(pid)") }
+
+  /// This process's, and this thread's.
+  public static let own = ProcFolder(name: "self")
+  public static let ownThread = ProcFolder(name: "thread-self")
+
+  /// What to call a file together with ``descriptor``.
+  public func path(_ name: String) -> String { prefix.isEmpty ? name : prefix + name }
+
+  public func open(_ name: String, _ flags: Int32 = O_RDONLY) throws(Errno) -> Descriptor {
+    try Descriptor.open(at: descriptor, path(name), flags)
   }
 
-  public var rawValue: Int32 { descriptor.rawValue }
+  public func link(_ name: String) throws(Errno) -> [UInt8] { try readlink(at: descriptor, path(name)) }
+
+  /// What a link leads to.
+  public func status(_ name: String) throws(Errno) -> stat { try fstat(at: descriptor, path(name)) }
+}
+
+/// `/proc/PID` of a process, as a rule held open: names below it resolve without a walk from the root, and
+/// never reach another task that was given the same PID later (ESRCH instead).
+public struct ProcDirectory: ~Copyable {
+  private let held: Descriptor?
+  public let folder: ProcFolder
+
+  public init(pid: Int32) throws(Errno) {
+    let descriptor = try Descriptor.open("/proc/\(pid)", O_PATH | O_DIRECTORY)
+    folder = ProcFolder(open: descriptor.rawValue)
+    held = consume descriptor
+  }
+
+  /// Not held open, where there are too many: of a process whose PID cannot become another's.
+  public init(unheld pid: Int32) {
+    held = nil
+    folder = ProcFolder(pid: pid)
+  }
 
   /// The content of a file, valid until the buffer's next use.
   public borrowing func read(_ name: String, _ buffer: ReadBuffer) throws(Errno)
     -> UnsafeRawBufferPointer
   {
-    let file = try Descriptor.open(at: rawValue, name)
+    let file = try folder.open(name)
     // Mappings have names of any length; no other file that is read here has records of more than a few dozen bytes, or it
     // is one record as a whole.
     return try buffer.readAll(file.rawValue, longestRecord: name.hasSuffix("maps") ? nil : 512)
   }
 
   public borrowing func open(_ name: String, _ flags: Int32 = O_RDONLY) throws(Errno) -> Descriptor {
-    try Descriptor.open(at: rawValue, name, flags)
+    try folder.open(name, flags)
   }
 
-  public borrowing func link(_ name: String) throws(Errno) -> [UInt8] {
-    try readlink(at: rawValue, name)
-  }
+  public borrowing func link(_ name: String) throws(Errno) -> [UInt8] { try folder.link(name) }
 
   /// The children of a thread, who came first first (man 5 proc_tid_children).
   public borrowing func children(of tid: Int32, _ buffer: ReadBuffer) throws(Errno) -> [Int32] {
@@ -112,7 +146,7 @@ public struct ProcDirectory: ~Copyable {
 
   /// The entries of a directory whose names are numbers (`task`, `fd`), in the kernel's order.
   public borrowing func numbers(in name: String, _ buffer: ReadBuffer) throws(Errno) -> [Int32] {
-    let directory = try Descriptor.open(at: rawValue, name, O_RDONLY | O_DIRECTORY)
+    let directory = try folder.open(name, O_RDONLY | O_DIRECTORY)
     return try buffer.numbers(in: directory.rawValue)
   }
 }

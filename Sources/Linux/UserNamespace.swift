@@ -7,7 +7,7 @@ public enum UserNamespace {
   /// Whether this process is where capabilities count for the whole machine. The number is the kernel's
   /// (include/uapi/linux/nsfs.h: USER_NS_INIT_INO).
   public static let isInitial: Bool =
-    (try? NamespaceInodes(folder: AT_FDCWD, prefix: "/proc/self/ns/").inode(.user)) == 0xeffffffd
+    (try? NamespaceInodes(folder: .own).inode(.user)) == 0xeffffffd
 
   /// Enters a new one, where this user is mapped to itself, and nobody else is. There must be one thread only.
   public static func enterNew() throws(Failure) {

@@ -124,7 +124,7 @@ public struct AddressSpace: TaskState {
       var file = try about("reading the link") { () throws(Errno) in
         DumpedFile(
           pid: task.pid, number: -1, procPath: link, link: try task.directory.link(link),
-          stat: try fstat(at: task.directory.rawValue, link))
+          stat: try task.directory.folder.status(link))
       }
       file.info.flags = UInt32(flags)
       try file.findMount(task, dump)
@@ -149,7 +149,7 @@ public struct AddressSpace: TaskState {
       var file = try about(path) { () throws(Errno) in
         DumpedFile(
           pid: task.pid, number: -1, procPath: path, link: try task.directory.link(path),
-          stat: try fstat(at: task.directory.rawValue, path))
+          stat: try task.directory.folder.status(path))
       }
       file.info.flags = entry.fdflags ?? 0
       try file.findMount(task, dump)

@@ -14,7 +14,7 @@ public enum DescriptorTable {
   ) throws(Failure) -> [String] {
     // Since Linux 6.2 the size is the number of descriptors (fs/proc/fd.c: proc_fd_getattr).
     let count = try about("\(task.description): counting its descriptors") { () throws(Errno) in
-      Int(try fstat(at: task.directory.rawValue, "fd").st_size)
+      Int(try task.directory.folder.status("fd").st_size)
     }
     if let parent { task.descriptors = inherited(task, from: parent, count: count) }
     if count > 0, task.descriptors.count == count { return [] }

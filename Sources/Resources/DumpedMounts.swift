@@ -173,7 +173,8 @@ extension NamespaceTable {
     for task in tasks where hasMounts {
       for name in ["cwd", "root"] {
         let (link, id) = try about("\(task.description): \(name)") { () throws(Errno) in
-          (try task.directory.link(name), try mountID(at: task.directory.rawValue, name))
+          let folder = task.directory.folder
+          return (try folder.link(name), try mountID(at: folder.descriptor, folder.path(name)))
         }
         guard let place = mounts.place(id, in: self), isOutOfReach(link, place) else { continue }
         objections.append("\(task.description): \(name) -> \(link.text): a directory below another mount (mount)")

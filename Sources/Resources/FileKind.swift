@@ -101,7 +101,7 @@ public struct DumpedFile {
   mutating func findMount(_ task: DumpedTask, _ dump: DumpContext) throws(Failure) {
     guard let table = dump.namespaces, table.hasMounts else { return }
     info.mountID = try about("its mount: statx") { () throws(Errno) in
-      try mountID(at: task.directory.rawValue, procPath)
+      try mountID(at: task.directory.folder.descriptor, task.directory.folder.path(procPath))
     }
     if !isAnonymous, !link.starts(with: "/memfd:".utf8), table.place(of: self) == nil, !table.isReached(self),
       !table.isShared(self, with: task)

@@ -106,7 +106,7 @@ public final class NamespaceTable {
   }()
 
   public init() throws(Errno) {
-    let inodes = NamespaceInodes(folder: AT_FDCWD, prefix: "/proc/thread-self/ns/")
+    let inodes = NamespaceInodes(folder: .ownThread)
     var own: [UInt64] = []
     for kind in namespaceKinds { own.append(try inodes.inode(kind.kind)) }
     self.own = own

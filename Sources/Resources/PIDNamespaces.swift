@@ -69,7 +69,7 @@ public struct PIDNamespaces {
   }
 
   private mutating func place(of task: DumpedTask, _ link: String) throws(Errno) -> Int {
-    try place(of: try Descriptor.open(at: task.directory.rawValue, link))
+    try place(of: try task.directory.open(link))
   }
 
   /// Goes outwards until a namespace is known; this process's own is (man 2 ioctl_nsfs, NS_GET_PARENT).

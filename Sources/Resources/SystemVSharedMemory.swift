@@ -105,7 +105,7 @@ public enum SystemVSharedMemory {
       }
       let path = "map_files/\(String(mapping.start, radix: 16))-\(String(mapping.end, radix: 16))"
       let size = try about("\(subject): the segment's size") { () throws(Errno) in
-        try fstat(at: task.directory.rawValue, path).st_size
+        try task.directory.folder.status(path).st_size
       }
       if try !isSegment(of: namespace, Int(mapping.inode), "/proc/\(task.pid)/\(path)") {
         objections.append("\(subject): a System V shared memory segment of another IPC namespace (ipc)")

@@ -85,6 +85,24 @@ extension Live {
       }
     }
 
+    /// A tree of more processes than the tool may have files open: in containers that can be few.
+    @Test func moreProcessesThanDescriptors() throws {
+      let script = "for i in $(seq 300); do sleep 1000 & done; touch started; wait"
+      try Job.run(["/bin/sh", "-c", script], named: "descriptors") { job in
+        try job.waitFor("started")
+        let prefix = ["/bin/sh", "-c", "ulimit -n 256 && exec \"$0\" \"$@\""]
+        for _ in 0..<2 {
+          let dump = try job.tryDump(prefix: prefix)
+          try #require(dump.code == 0, "\(dump.errors)")
+          try job.expectGone()
+          // It cannot give back the limit of before under one that is lower for good.
+          let restore = try job.tryRestore()
+          try #require(restore.code == 0, "\(restore.errors)")
+          #expect(Processes.tree(of: job.pid).count == 301)
+        }
+      }
+    }
+
     /// SIGKILL at random moments, of the tool and of the process that works for it: scripts/kill-sweep, which says what it looks at.
     @Test(
       .timeLimit(.minutes(5)),

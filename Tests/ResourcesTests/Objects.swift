@@ -31,7 +31,7 @@ func dumped(_ fd: Int32) throws -> DumpedFile {
   let directory = try ProcDirectory(pid: getpid())
   return DumpedFile(
     pid: getpid(), number: fd, procPath: path, link: try directory.link(path),
-    stat: try fstat(at: directory.rawValue, path), info: try FdInfo(ofOwn: fd))
+    stat: try directory.folder.status(path), info: try FdInfo(ofOwn: fd))
 }
 
 func kind(of file: DumpedFile) throws -> any FileKind.Type {
