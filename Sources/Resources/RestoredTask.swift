@@ -65,6 +65,8 @@ public final class RestoredTask {
   /// Where the stub has the vDSO's data and the vDSO now: the lowest address.
   public var vdsoBase: UInt64 = 0
 
+  /// Its vDSO was seen to be this kernel's.
+  var hasOwnVDSO = false
   /// Where the vDSO of another kernel was, and its bytes, if it had one.
   var foreignVDSO: (range: Range<UInt64>, bytes: [UInt8])?
   public var hasForeignVDSO: Bool { foreignVDSO != nil }
@@ -79,7 +81,7 @@ public final class RestoredTask {
   /// Where vvar and vDSO were: they are next to each other, and mostly among the last.
   public var vdso: (vvar: Range<UInt64>?, vdso: Range<UInt64>?) {
     func range(_ kind: VMAStatus) -> Range<UInt64>? {
-      memory.vmas.last { $0.kinds.contains(kind) }.map { $0.start..<$0.end }
+      memory.vmas.last { $0.kinds.contains(kind) && $0.start < $0.end }.map { $0.start..<$0.end }
     }
     return (range(.vvar), range(.vdso))
   }

@@ -150,12 +150,20 @@ extension RestoredTask {
     }
   }
 
+  /// Compares its vDSO with this kernel's. Tasks are many, so that it is done when they are read, by whoever reads them.
+  public func compareVDSO(_ restore: RestoreContext) throws(Failure) {
+    guard let own = VDSO.image, let file = VDSO.file, vdso.vdso?.count == own.count, let recorded = try recordedVDSO(restore) else {
+      return
+    }
+    guard let code = file.baseAddress else { return }
+    hasOwnVDSO = memcmp(recorded, code, file.count) == 0
+  }
+
   /// Finds out whether its vDSO is this kernel's, whose code it may then go on with; if not, what it calls is forwarded, which a
   /// thread that was frozen in the middle of it cannot be. Nothing is made yet.
   public func checkVDSO(_ threads: [CoreImage], _ restore: RestoreContext) throws(Failure) {
-    guard let own = VDSO.image, let file = VDSO.file, let range = vdso.vdso else { return }
+    guard !hasOwnVDSO, let own = VDSO.image, let range = vdso.vdso else { return }
     let recorded = try recordedVDSO(restore)
-    if let recorded, recorded.count == own.count, recorded.starts(with: file) { return }
     if recorded == nil, range.count == own.count { return }
     let advice = "Restore on the kernel that the tree was dumped on."
     guard let recorded, recorded.withUnsafeBytes({ VDSOPatch(recorded: $0, own: own, at: 0) }) != nil else {

@@ -119,25 +119,39 @@ struct LoadedCheckpoint {
 
   /// How many tasks or threads it takes for a second thread to be worth its while.
   private static let many = 32
+  /// So many tasks are read in one go.
+  private static let turn = 8
 
-  /// The tracer reads one half of many tasks and its companion the other; or of the threads, if a task has many of these. The companion
-  /// has gone when this returns.
+  /// The tracer and its companion read many tasks by turns; or half of the threads each, if a task has many of these. The companion has
+  /// gone when this returns.
   private static func readTasks(_ tree: [PstreeEntry], _ restore: RestoreContext) throws(Failure) -> [ReadTask] {
     let companion = Companion()
     if max(tree.count, tree.map(\.threads.count).max() ?? 0) >= many { companion.hire() }
-    func readAll(_ entries: ArraySlice<PstreeEntry>, _ companion: Companion?) throws(Failure) -> [ReadTask] {
+    if tree.count < many {
       var list: [ReadTask] = []
       var known = KnownStates()
-      for entry in entries { list.append(try readTask(entry, like: list.last?.task, &known, restore, companion)) }
+      for entry in tree { list.append(try readTask(entry, like: list.last?.task, &known, restore, companion)) }
       return list
     }
-    if tree.count < many { return try readAll(tree[...], companion) }
-    let half = tree.count / 2
-    var (mine, theirs): ([ReadTask], [ReadTask]) = ([], [])
+    let turns = Turns((tree.count + turn - 1) / turn)
+    typealias Read = (index: Int, tasks: [ReadTask])
+    func readTurns() throws(Failure) -> [Read] {
+      var list: [Read] = []
+      var known = KnownStates()
+      while let index = turns.next() {
+        var read: [ReadTask] = []
+        for entry in tree[(index * turn)..<min((index + 1) * turn, tree.count)] {
+          read.append(try readTask(entry, like: (read.last ?? list.last?.tasks.last)?.task, &known, restore, nil))
+        }
+        list.append((index, read))
+      }
+      return list
+    }
+    var (mine, theirs): ([Read], [Read]) = ([], [])
     try companion.share(
-      { () throws(Failure) in mine = try readAll(tree[..<half], nil) },
-      { () throws(Failure) in theirs = try readAll(tree[half...], nil) })
-    return mine + theirs
+      { () throws(Failure) in mine = try readTurns() },
+      { () throws(Failure) in theirs = try readTurns() })
+    return (mine + theirs).sorted { $0.index < $1.index }.flatMap(\.tasks)
   }
 
   private static func readCores(
@@ -186,6 +200,7 @@ struct LoadedCheckpoint {
     task.descriptors = try restore.all(FdinfoEntry.self, .fdinfo(ids.filesId))
     if let previous { share(previous.descriptors, with: &task.descriptors) }
     try readPagemap(task, like: previous, restore)
+    try task.compareVDSO(restore)
     let cores = [task.image] + (try readCores(entry.threads.filter { $0 != entry.pid }, like: task.image, restore, companion))
     for (i, core) in cores.enumerated() where core.entry.threadInfo == nil || core.entry.threadCore == nil {
       let tid = i == 0 ? entry.pid : entry.threads.filter { $0 != entry.pid }[i - 1]
