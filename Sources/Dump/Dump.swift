@@ -155,7 +155,8 @@ public enum Dump {
     takeDead(tasks)
   }
 
-  /// A single large task takes long to give its memory back: this processor takes a part of it (man 2 process_mrelease).
+  /// A single large task takes long to give its memory back: this processor takes a part of it (process_mrelease of mm/oom_kill.c). Where
+  /// that cannot be, before Linux 5.15, the task does it all.
   private static func helpEnd(_ tasks: [DumpedTask]) {
     let large = tasks.filter { !$0.isZombie && $0.status.residentKB > 64 << 10 }
     guard large.count == 1, let pidfd = try? pidfdOpen(large[0].pid) else { return }

@@ -8,7 +8,7 @@ import SystemPackage
 import Tracee
 
 /// Writes what was collected as image files; the inventory last. One thread at a time may use it, but for a
-/// ``Part`` and ``writeOne(_:of:)``.
+/// ``Part`` and ``writeOne(_:of:_:)``.
 final class ImageSet {
   private let dump: DumpContext
   private let tasks: [DumpedTask]

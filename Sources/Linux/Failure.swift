@@ -13,7 +13,7 @@ public struct Failure: Error, Equatable, Sendable, CustomStringConvertible {
 
   public init(_ cause: String, advice: String = "", errno: Errno? = nil) {
     self.cause = cause
-    self.advice = advice.isEmpty && errno == .tooManyOpenFiles ? "Raise the limit on open files (ulimit -Hn)." : advice
+    self.advice = advice
     self.errno = errno
   }
 
@@ -29,7 +29,9 @@ public struct Failure: Error, Equatable, Sendable, CustomStringConvertible {
 
   /// The same failure, with something to be done if it says nothing of that yet.
   public func advised(_ advice: String) -> Failure {
-    self.advice.isEmpty ? Failure(cause, advice: advice, errno: errno) : self
+    guard self.advice.isEmpty else { return self }
+    let first = errno == .tooManyOpenFiles ? "Raise the limit on open files (ulimit -Hn). " : ""
+    return Failure(cause, advice: first + advice, errno: errno)
   }
 
   public var description: String { advice.isEmpty ? cause : cause + "\n" + advice }

@@ -88,13 +88,15 @@ public struct ProcFolder: Sendable {
   /// What to call a file together with ``descriptor``.
   public func path(_ name: String) -> String { prefix.isEmpty ? name : prefix + name }
 
+  /// Opens a file of the folder (man 2 openat): ENOENT or ESRCH if the process has gone.
   public func open(_ name: String, _ flags: Int32 = O_RDONLY) throws(Errno) -> Descriptor {
     try Descriptor.open(at: descriptor, path(name), flags)
   }
 
+  /// The text of a link (man 2 readlinkat).
   public func link(_ name: String) throws(Errno) -> [UInt8] { try readlink(at: descriptor, path(name)) }
 
-  /// What a link leads to.
+  /// What stat(2) says of a file, or of what a link leads to.
   public func status(_ name: String) throws(Errno) -> stat { try fstat(at: descriptor, path(name)) }
 }
 
@@ -110,7 +112,8 @@ public struct ProcDirectory: ~Copyable {
     held = consume descriptor
   }
 
-  /// Not held open, where there are too many: of a process whose PID cannot become another's.
+  /// Not held open, where there are too many: of a process whose PID cannot become another's, because it has been stopped or its parent
+  /// has, or that is about to be.
   public init(unheld pid: Int32) {
     held = nil
     folder = ProcFolder(pid: pid)

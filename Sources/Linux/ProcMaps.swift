@@ -113,13 +113,17 @@ extension Mapping {
     let parsed = Parsed()
     var relay: Relay?
     var length = 0
+    var mayHire = true
     do throws(Errno) {
       try buffer.readLines(fd, usualRecord: 900) { text in
         length += text.count
-        if length > longText, relay == nil, companion.hire() {
-          let new = Relay()
-          relay = new
-          companion.start { new.receive(meanwhile: meanwhile) { parse($0, into: &parsed.list) } }
+        if length > longText, relay == nil, mayHire {
+          mayHire = companion.hire()
+          if mayHire {
+            let new = Relay()
+            relay = new
+            companion.start { new.receive(meanwhile: meanwhile) { parse($0, into: &parsed.list) } }
+          }
         }
         if let relay { relay.send(text) } else { parse(text, into: &parsed.list) }
       }

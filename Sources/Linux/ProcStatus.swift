@@ -30,7 +30,7 @@ public final class ProcStatus: @unchecked Sendable {
   public private(set) var seccompMode: UInt32 = 0
   public private(set) var seccompFilters = 0
   public private(set) var thpEnabled = true
-  /// Of memory that is there.
+  /// Of memory that is there (VmRSS), in KiB; 0 without memory.
   public private(set) var residentKB: UInt64 = 0
   /// Of locked memory (mlock(2)).
   public private(set) var lockedKB: UInt64 = 0

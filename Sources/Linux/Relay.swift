@@ -1,12 +1,18 @@
 import Glibc
 
 /// The pieces of a long text on their way from the thread that reads it to the one that parses it.
+///
+/// What the pieces hold is one thread's at a time, as the semaphores say; which piece is next, each thread notes for itself.
 final class Relay: @unchecked Sendable {
   /// How many bytes a piece has at most, if no record is longer; and how many may wait.
   private static let size = 256 << 10
   private static let count = 4
 
-  private var pieces = [[UInt8]](repeating: [], count: Relay.count)
+  private final class Piece {
+    var bytes: [UInt8] = []
+  }
+
+  private let pieces = (0..<Relay.count).map { _ in Piece() }
   /// The piece that is being filled, and the one that is next to be parsed.
   private var filling = 0
   private var parsing = 0
@@ -28,13 +34,13 @@ final class Relay: @unchecked Sendable {
 
   /// Hands on some whole lines.
   func send(_ lines: UnsafeRawBufferPointer) {
-    if !pieces[filling].isEmpty, pieces[filling].count + lines.count > Self.size { handOver() }
-    pieces[filling].append(contentsOf: lines)
+    if !pieces[filling].bytes.isEmpty, pieces[filling].bytes.count + lines.count > Self.size { handOver() }
+    pieces[filling].bytes.append(contentsOf: lines)
   }
 
   /// There are no more.
   func end() {
-    if !pieces[filling].isEmpty { handOver() }
+    if !pieces[filling].bytes.isEmpty { handOver() }
     // An empty piece is the last.
     sem_post(full)
   }
@@ -52,9 +58,10 @@ final class Relay: @unchecked Sendable {
       while sem_trywait(full) != 0 {
         if hasMore { hasMore = meanwhile() } else { Self.wait(full); break }
       }
-      if pieces[parsing].isEmpty { return }
-      pieces[parsing].withUnsafeBytes { body($0) }
-      pieces[parsing].removeAll(keepingCapacity: true)
+      let piece = pieces[parsing]
+      if piece.bytes.isEmpty { return }
+      piece.bytes.withUnsafeBytes { body($0) }
+      piece.bytes.removeAll(keepingCapacity: true)
       parsing = (parsing + 1) % Self.count
       sem_post(free)
     }

@@ -203,8 +203,13 @@ public final class Filling {
 
   /// To cut takes the kernel as long as to fill a page.
   private func hasManyCuts(_ task: RestoredTask) -> Bool {
-    let cuts = task.memory.vmas.count { vma in protection(at: vma.start).map { $0 != vma.prot } ?? false }
+    let cuts = task.memory.vmas.count { isCut($0) }
     return cuts > 256 && cuts > parts.reduce(0) { $0 + $1.range.count / 4096 } / 4
+  }
+
+  /// Whether a mapping was reserved with another protection than its own.
+  private func isCut(_ vma: VmaEntry) -> Bool {
+    !vma.kinds.contains(.guardPages) && protection(at: vma.start).map { $0 != vma.prot } ?? false
   }
 
   /// What is full becomes the mappings that are to be.
@@ -216,7 +221,7 @@ public final class Filling {
     while nextCut < vmas.count, vmas[nextCut].end <= range.upperBound {
       let vma = vmas[nextCut]
       nextCut += 1
-      guard !vma.kinds.contains(.guardPages), let reserved = protection(at: vma.start), reserved != vma.prot else { continue }
+      guard isCut(vma) else { continue }
       sequence.makeRoom(calls: 1)
       sequence.current.call(
         __NR_mprotect, Argument(vma.start), Argument(vma.length), Argument(vma.prot), for: "opening", vma.start)

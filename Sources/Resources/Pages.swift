@@ -36,7 +36,9 @@ public struct Pages {
     let vmas = all.indices.filter { all[$0].isPrivate && all[$0].kinds.isDisjoint(with: [.vvar, .vsyscall]) }
     guard let first = vmas.first, let last = vmas.last else { return }
     try about("\(task.description): PAGEMAP_SCAN") { () throws(Errno) in
-      let scan = task.scanAhead ?? PageScan(pagemap, all[first].start..<all[last].end)
+      // What was looked at ahead ends where programs' addresses usually do (five levels of page tables have more).
+      let ahead = all[last].end <= AddressSpace.userSpaceEnd ? task.scanAhead : nil
+      let scan = ahead ?? PageScan(pagemap, all[first].start..<all[last].end)
       task.scanAhead = nil
       var index = 0
       try scan.forEach { take($0, all, vmas, &index, isGuard: scan.isGuard($0)) }

@@ -10,7 +10,7 @@ static const int protections[] = {PROT_READ | PROT_WRITE, PROT_NONE, PROT_READ, 
 static unsigned char *area;
 
 static int protection(int i) { return protections[i % 5]; }
-static int has_page(int i, int page) { return i % 7 != 6 && (i % 3 ? 1 : page % 2); }
+static int has_page(int i, int page) { return i % 7 != 6 && (i % 3 ? page % 2 : 1); }
 static int shared(int i) { return i % 1000 == 999; }
 static unsigned char *at(int i, int page) { return area + ((size_t)i * PAGES + page) * PAGE; }
 
