@@ -73,7 +73,7 @@ struct Survey {
     task.mappings = glance.mappings
     task.scanAhead = glance.scanAhead
     task.isForeseen = glance.isForeseen
-    if task.mappings.contains(where: { $0.name.starts(with: "/memfd:swift-restore-area".utf8) }) {
+    if task.mappings.contains(where: { $0.name.starts(with: "/memfd:swift-restore-".utf8) }) {
       throw Failure(
         "\(task.description) is being restored by another swift-restore", advice: "Dump it when the restore has come to its end.")
     }
