@@ -149,21 +149,14 @@ final class ImageSet {
   func writeTree(seccomp: SeccompEntry) throws(Failure) {
     try RecordedTree(tasks, namespaces).check(dump.options)
     let pids = Dictionary(tasks.map { ($0.pid, $0.imagePID) }, uniquingKeysWith: { first, _ in first })
-    var tree: [PstreeEntry] = []
-    tree.reserveCapacity(tasks.count)
-    for task in tasks {
-      var entry = PstreeEntry()
-      entry.pid = UInt32(task.imagePID)
-      entry.ppid = UInt32(pids[task.parent] ?? 0)
-      let level = task.rootLevel
-      entry.pgid = UInt32(task.status.nsPgid.count > level ? task.status.nsPgid[level] : 0)
-      entry.sid = UInt32(task.status.nsSid.count > level ? task.status.nsSid[level] : 0)
-      entry.threads = task.isZombie ? [entry.pid] : task.threads.map { UInt32(task.imageTID(of: $0)) }
-      entry.exitSignal = UInt32(bitPattern: task.stat.exitSignal)
-      if namespaces.areNested { Self.addLevels(of: task, to: &entry) }
-      tree.append(entry)
+    do {
+      // One at a time: all together would take much memory.
+      try dump.directory.write(.pstree, using: &buffer) { (image) throws(ImageError) in
+        for task in tasks { try image.append(self.entry(of: task, pids)) }
+      }
+    } catch {
+      throw Failure(error)
     }
-    try write(tree, to: .pstree)
     for (id, entry) in namespaces.images { try write(entry, to: .pidns(id)) }
     try write(dump.files.entries, to: .files)
     try write(seccomp, to: .seccomp)
@@ -174,6 +167,20 @@ final class ImageSet {
     try write(dump.pipeData, to: .pipesData)
     if !dump.fifoData.isEmpty { try write(dump.fifoData, to: .fifoData) }
     try write(Self.clocks(), to: .timens(0))
+  }
+
+  /// A task in the tree; `pids` are those of the images.
+  private func entry(of task: DumpedTask, _ pids: [Int32: Int32]) -> PstreeEntry {
+    var entry = PstreeEntry()
+    entry.pid = UInt32(task.imagePID)
+    entry.ppid = UInt32(pids[task.parent] ?? 0)
+    let level = task.rootLevel
+    entry.pgid = UInt32(task.status.nsPgid.count > level ? task.status.nsPgid[level] : 0)
+    entry.sid = UInt32(task.status.nsSid.count > level ? task.status.nsSid[level] : 0)
+    entry.threads = task.isZombie ? [entry.pid] : task.threads.map { UInt32(task.imageTID(of: $0)) }
+    entry.exitSignal = UInt32(bitPattern: task.stat.exitSignal)
+    if namespaces.areNested { Self.addLevels(of: task, to: &entry) }
+    return entry
   }
 
   /// The inventory, which makes it a checkpoint.
