@@ -36,7 +36,7 @@ struct Freezer {
   private var begun: [Int32: TracedThread] = [:]
   private let buffer = ReadBuffer()
   /// Of so many processes the folders in `/proc` are held open; what else a dump opens has to find room too.
-  private let mostHeld = DescriptorRoom.limit / 4
+  private let mostHeld = DescriptorRoom.limit / 2
   /// Is told of each thread and process that has stopped.
   private let glances: Glances
 

@@ -73,20 +73,28 @@ public final class ReadBuffer {
 public struct ProcFolder: Sendable {
   /// The open folder, for calls that take one and a path.
   public let descriptor: Int32
-  private let prefix: String
+  /// Whose it is if it is not open. Small, since a dump has one for each task.
+  private let pid: Int32
 
-  fileprivate init(open descriptor: Int32) { (self.descriptor, prefix) = (descriptor, "") }
+  fileprivate init(open descriptor: Int32) { (self.descriptor, pid) = (descriptor, 0) }
 
-  private init(name: String) { (descriptor, prefix) = (AT_FDCWD, "/proc/\(name)/") }
-
-  init(pid: Int32) { self.init(name: "\(pid)") }
+  fileprivate init(pid: Int32) { (descriptor, self.pid) = (AT_FDCWD, pid) }
 
   /// This process's, and this thread's.
-  public static let own = ProcFolder(name: "self")
-  public static let ownThread = ProcFolder(name: "thread-self")
+  public static let own = ProcFolder(pid: -1)
+  public static let ownThread = ProcFolder(pid: -2)
+
+  fileprivate var isOpen: Bool { pid == 0 }
 
   /// What to call a file together with ``descriptor``.
-  public func path(_ name: String) -> String { prefix.isEmpty ? name : prefix + name }
+  public func path(_ name: String) -> String {
+    switch pid {
+    case 0: name
+    case -1: "/proc/self/" + name
+    case -2: "/proc/thread-self/" + name
+    default: "/proc/\(pid)/" + name
+    }
+  }
 
   /// Opens a file of the folder (man 2 openat): ENOENT or ESRCH if the process has gone.
   public func open(_ name: String, _ flags: Int32 = O_RDONLY) throws(Errno) -> Descriptor {
@@ -103,19 +111,17 @@ public struct ProcFolder: Sendable {
 /// `/proc/PID` of a process, as a rule held open: names below it resolve without a walk from the root, and
 /// never reach another task that was given the same PID later (ESRCH instead).
 public struct ProcDirectory: ~Copyable {
-  private let held: Descriptor?
   public let folder: ProcFolder
 
   public init(pid: Int32) throws(Errno) {
-    let descriptor = try Descriptor.open("/proc/\(pid)", O_PATH | O_DIRECTORY)
-    folder = ProcFolder(open: descriptor.rawValue)
-    held = consume descriptor
+    folder = ProcFolder(open: try Descriptor.open("/proc/\(pid)", O_PATH | O_DIRECTORY).release())
   }
+
+  deinit { if folder.isOpen { _ = Descriptor(folder.descriptor) } }
 
   /// Not held open, where there are too many: of a process whose PID cannot become another's, because it has been stopped or its parent
   /// has, or that is about to be.
   public init(unheld pid: Int32) {
-    held = nil
     folder = ProcFolder(pid: pid)
   }
 
