@@ -8,7 +8,7 @@ import SystemPackage
 public struct Guardian: ~Copyable {
   private let pid: Int32
 
-  /// Starts it. There must be one thread only.
+  /// Starts it. It allocates nothing, and so waits for no lock that another thread had in that moment.
   public init(killing victims: [Int32]) throws(Errno) {
     let own = try pidfdOpen(getpid())
     // A signal to the whole group, or the end of its terminal, must not take both.

@@ -7,44 +7,81 @@ import SystemPackage
 import Tracee
 
 /// The last step: every thread gets its registers, every process loses the executors' area, and all are let go at once.
+///
+/// Two threads of this process trace one half of many each: who attaches to a thread is the only one it obeys (man 2 ptrace).
 struct Release {
   let construction: Construction
   private let tasks: [RestoredTask]
+  private let mine: Share
+  private let theirs: Share
+  private let companion = Companion()
   /// Bytes of this CPU's extended state.
   private var extendedStateSize = 0
+
+  private typealias Place = (thread: RestoredThread, task: RestoredTask)
+
+  /// The threads that one of the two traces.
+  private struct Share {
+    var places: [Place] = []
+    /// Processes whose leader is among them.
+    var processes: [RestoredTask] { places.compactMap { $0.thread.isLeader ? $0.task : nil } }
+  }
+
+  /// For fewer threads a second one of this process is not worth its making.
+  private static let leastToShare = 24
 
   init(_ construction: Construction) {
     self.construction = construction
     tasks = construction.plan.tasks.filter { !$0.isZombie }
+    let places = tasks.flatMap { task in task.threads.map { (thread: $0, task: task) } }
+    var (mine, theirs) = (Share(), Share())
+    for (index, place) in places.enumerated() {
+      // Some this thread has attached to already.
+      if places.count < Self.leastToShare || index < places.count / 2 || place.thread.isAttached {
+        mine.places.append(place)
+      } else {
+        theirs.places.append(place)
+      }
+    }
+    (self.mine, self.theirs) = (mine, theirs)
   }
 
   mutating func run() throws(Failure) {
-    for task in tasks {
-      for thread in task.threads { try attach(thread, task) }
-    }
-    for task in tasks {
-      for thread in task.threads {
-        try about("\(task.description): stopping thread \(thread.tid)") { () throws(Errno) in
-          try stop(thread.tracerTID)
-        }
-      }
-    }
+    if !theirs.places.isEmpty { companion.hire() }
+    try each(Self.stop)
     if let first = tasks.first {
       extendedStateSize = try about("\(first.description): reading its extended registers") { () throws(Errno) in
         try Ptrace.extendedState(first.tracerPID).count
       }
     }
-    for first in stride(from: 0, to: tasks.count, by: Self.batchSize) {
-      let batch = tasks[first..<min(first + Self.batchSize, tasks.count)]
-      try takeArea(from: batch)
-      for task in batch {
-        for thread in task.threads { try dress(thread, task) }
+    // All threads are stopped: nobody needs the area any more.
+    let (construction, extendedStateSize) = (construction, extendedStateSize)
+    try each { (share) throws(Failure) in
+      let processes = share.processes
+      for first in stride(from: 0, to: processes.count, by: Self.batchSize) {
+        try Self.takeArea(from: processes[first..<min(first + Self.batchSize, processes.count)], construction)
       }
+      for place in share.places { try Self.dress(place, extendedStateSize) }
     }
     try letGo()
   }
 
-  private func attach(_ thread: RestoredThread, _ task: RestoredTask) throws(Failure) {
+  /// Does something with both shares at the same time, each in the thread that traces it.
+  private func each(_ body: @escaping (Share) throws(Failure) -> Void) throws(Failure) {
+    if theirs.places.isEmpty { return try body(mine) }
+    let theirs = theirs
+    try companion.share({ () throws(Failure) in try body(mine) }, { () throws(Failure) in try body(theirs) })
+  }
+
+  private static func stop(_ share: Share) throws(Failure) {
+    for place in share.places { try attach(place) }
+    for (thread, task) in share.places {
+      try about("\(task.description): stopping thread \(thread.tid)") { () throws(Errno) in try stop(thread.tracerTID) }
+    }
+  }
+
+  private static func attach(_ place: Place) throws(Failure) {
+    let (thread, task) = place
     try about("\(task.description): attaching to thread \(thread.tid)") { () throws(Errno) in
       if !thread.isAttached { try Ptrace.seize(thread.tracerTID, [.exitKill, .traceSysGood]) }
       thread.isAttached = true
@@ -52,7 +89,7 @@ struct Release {
     }
   }
 
-  private func stop(_ tid: Int32) throws(Errno) {
+  private static func stop(_ tid: Int32) throws(Errno) {
     while true {
       switch try Ptrace.wait(tid) {
       case .event: return
@@ -65,8 +102,8 @@ struct Release {
   /// How many processes unmap the executors' area at the same time.
   private static let batchSize = 32
 
-  /// All threads are stopped: nobody needs the area any more, and the leader unmaps it.
-  private func takeArea(from tasks: ArraySlice<RestoredTask>) throws(Failure) {
+  /// The leader of each process unmaps the area.
+  private static func takeArea(from tasks: ArraySlice<RestoredTask>, _ construction: Construction) throws(Failure) {
     guard let offset = VDSO.syscallOffset else { return }
     func each(_ body: (_ leader: Int32, _ task: RestoredTask) throws(Errno) -> Void) throws(Failure) {
       for task in tasks {
@@ -91,7 +128,8 @@ struct Release {
     }
   }
 
-  private func dress(_ thread: RestoredThread, _ task: RestoredTask) throws(Failure) {
+  private static func dress(_ place: Place, _ extendedStateSize: Int) throws(Failure) {
+    let (thread, task) = place
     guard let info = thread.core.threadInfo else { return }
     let tid = thread.tracerTID
     try about("\(task.description): giving thread \(thread.tid) its registers") { () throws(Errno) in
@@ -109,28 +147,30 @@ struct Release {
       let guardian = try about("starting the guardian of the release") { () throws(Errno) in
         try Guardian(killing: tasks.map(\.tracerPID))
       }
-      allowToLive()
+      let leaveStopped = construction.plan.restore.options.leaveStopped
+      try each { (share) throws(Failure) in Self.allowToLive(share, leaveStopped: leaveStopped) }
       guardian.dismiss()
-      detach()
+      try each { (share) throws(Failure) in Self.detach(share) }
     } else {
-      allowToLive()
-      detach()
+      Self.allowToLive(mine, leaveStopped: construction.plan.restore.options.leaveStopped)
+      Self.detach(mine)
     }
   }
 
-  private func allowToLive() {
-    for task in tasks {
-      for thread in task.threads { try? Ptrace.setOptions(thread.tracerTID, []) }
+  private static func allowToLive(_ share: Share, leaveStopped: Bool) {
+    for (thread, task) in share.places {
+      try? Ptrace.setOptions(thread.tracerTID, [])
+      guard thread.isLeader else { continue }
       if task.isStopped {
         kill(task.tracerPID, Int32(task.core.tc?.stopSigno ?? UInt32(SIGSTOP)))
-      } else if construction.plan.restore.options.leaveStopped {
+      } else if leaveStopped {
         kill(task.tracerPID, SIGSTOP)
       }
     }
   }
 
-  private func detach() {
+  private static func detach(_ share: Share) {
     // An error says that somebody killed the task in this moment.
-    for task in tasks { for thread in task.threads { try? Ptrace.detach(thread.tracerTID) } }
+    for (thread, _) in share.places { try? Ptrace.detach(thread.tracerTID) }
   }
 }
