@@ -100,6 +100,7 @@ public enum DescriptorTable {
     let entries = task.descriptors.sorted { $0.fd < $1.fd }
     var lowestFree: UInt32 = 0
     var fillers: [Range<UInt32>] = []
+    var last: (id: UInt32, fd: UInt32)?
     var i = 0
     while i < entries.count {
       let entry = entries[i]
@@ -111,11 +112,20 @@ public enum DescriptorTable {
       if entry.fd == lowestFree, let made = RestoreContext.kind(of: entry.type)?.make(entries[i...], restore, &sequence), made > 0 {
         i += made
         lowestFree += UInt32(made)
+        last = nil
+        continue
+      }
+      // One description under neighbouring numbers, such as standard input, output and error.
+      if let last, last.id == entry.id, entry.fd == lowestFree {
+        duplicate(last.fd, as: entry, &sequence)
+        lowestFree += 1
+        i += 1
         continue
       }
       let source = try restore.descriptor(entry.id, for: "task \(task.pid): descriptor \(entry.fd)")
       get(entry, from: source, isNext: entry.fd == lowestFree, restore, &sequence)
       if entry.fd == lowestFree { lowestFree += 1 }
+      last = (entry.id, entry.fd)
       i += 1
     }
     for range in fillers {
@@ -134,6 +144,14 @@ public enum DescriptorTable {
         __NR_fcntl, Argument(restore.service.images), 1030 /* F_DUPFD_CLOEXEC */, 0, expect: Int64(number),
         for: "filling descriptor", UInt64(number))
     }
+  }
+
+  /// Has the task give a file that it has another number, the lowest free one.
+  private static func duplicate(_ fd: UInt32, as entry: FdinfoEntry, _ sequence: inout ProgramSequence) {
+    sequence.makeRoom(calls: 1)
+    sequence.current.call(
+      __NR_fcntl, Argument(fd), Argument(entry.flags & 1 != 0 ? 1030 /* F_DUPFD_CLOEXEC */ : 0 /* F_DUPFD */), 0, expect: Int64(entry.fd),
+      for: "duplicating it as descriptor", UInt64(entry.fd))
   }
 
   /// Gets a file that belongs at the lowest free number, or at a higher one. It comes with close-on-exec (man 2 pidfd_getfd).
