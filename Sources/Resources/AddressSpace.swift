@@ -212,19 +212,24 @@ public struct AddressSpace: TaskState {
   }
 
   /// Appends the calls that map everything but what the kernel makes itself, with the content. What a stub has from its donor
-  /// and the task shared with it stays; `spared` are ranges that nobody may unmap.
+  /// and can keep stays (``inherited(_:)``); `spared` are ranges that nobody may unmap.
   public static func restore(
     _ task: RestoredTask, sparing spared: [Range<UInt64>], _ restore: RestoreContext, _ sequence: inout ProgramSequence
   ) throws(Failure) {
-    let kept = task.filling?.kept ?? keptMappings(task)
+    let kept = task.filling?.kept ?? inherited(task)
     if task.filling == nil { clear(task, kept, sparing: spared, &sequence) }
     let pages = task.recordedPages()
-    var index = 0
+    // What it has of its donor's pages already needs no writing.
+    let unshared = task.donor.map { donor in pages.filter { $0.sharedWith != donor.pid } } ?? pages
+    var (index, unsharedIndex) = (0, 0)
+    var opened: [VmaEntry] = []
     for vma in task.memory.vmas where !vma.isKernelMade && !vma.kinds.contains(.guardPages) {
-      let hasPages = vma.hasSome(of: pages, &index)
       if let filling = task.filling, filling.contains(vma.start) { continue }
-      let protection = hasPages ? vma.prot | UInt32(PROT_WRITE) : vma.prot
-      if kept.contains(vma.start) {
+      let isWritten = kept[vma.start] == nil ? vma.hasSome(of: pages, &index) : vma.hasSome(of: unshared, &unsharedIndex)
+      let protection = isWritten ? vma.prot | UInt32(PROT_WRITE) : vma.prot
+      if protection != vma.prot { opened.append(vma) }
+      if let inherited = kept[vma.start] {
+        if inherited == protection { continue }
         sequence.makeRoom(calls: 1)
         sequence.current.call(
           __NR_mprotect, Argument(vma.start), Argument(vma.length), Argument(protection), for: "opening", vma.start)
@@ -236,6 +241,11 @@ public struct AddressSpace: TaskState {
     }
     if let donor = task.donor { drop(pagesOf: donor, notIn: task, kept, &sequence) }
     readPages(task, kept, restore, &sequence)
+    for vma in opened {
+      sequence.makeRoom(calls: 1)
+      sequence.current.call(
+        __NR_mprotect, Argument(vma.start), Argument(vma.length), Argument(vma.prot), for: "protecting", vma.start)
+    }
   }
 
   /// Appends the calls that make room for a large task's memory, before ``restore(_:sparing:_:_:)`` does the rest. `hasChildren`: all
@@ -251,53 +261,60 @@ public struct AddressSpace: TaskState {
   }
 
   private static func clear(
-    _ task: RestoredTask, _ kept: Set<UInt64>, sparing spared: [Range<UInt64>], _ sequence: inout ProgramSequence
+    _ task: RestoredTask, _ kept: Inherited, sparing spared: [Range<UInt64>], _ sequence: inout ProgramSequence
   ) {
     if let donor = task.donor { unmap(allBut: kept, spared, of: donor, &sequence) }
   }
 
-  /// Appends what must wait until no child is born with this memory any more: final protections, advice, locks.
+  /// Appends what must wait until no child is born with this memory any more: advice and locks.
   public static func finish(_ task: RestoredTask, _ sequence: inout ProgramSequence) {
-    let pages = task.recordedPages()
-    var index = 0
-    for vma in task.memory.vmas where !vma.isKernelMade && !vma.kinds.contains(.guardPages) {
-      guard vma.hasSome(of: pages, &index), vma.prot & UInt32(PROT_WRITE) == 0,
-        !(task.filling?.contains(vma.start) ?? false)
-      else { continue }
-      sequence.makeRoom(calls: 1)
-      sequence.current.call(
-        __NR_mprotect, Argument(vma.start), Argument(vma.length), Argument(vma.prot), for: "protecting",
-        vma.start)
-    }
     for vma in task.memory.vmas where !vma.isKernelMade { advise(vma, &sequence) }
   }
 
   // MARK: Copy-on-write
 
-  /// Mappings, by their start, that the donor has too and whose pages the task shared with it.
-  static func keptMappings(_ task: RestoredTask) -> Set<UInt64> {
-    guard let donor = task.donor else { return [] }
+  /// Mappings that a stub was born with and that can stay: their protection there, by their start.
+  typealias Inherited = [UInt64: UInt32]
+
+  private static let fewBytes: UInt64 = 32 << 10
+
+  /// Those that the donor has too, and that the task shared pages of with it, or that the donor has no more than a few pages in: these
+  /// are copied when the task writes its own. What is left as it is costs no call; to map it again takes the kernel longer than that.
+  static func inherited(_ task: RestoredTask) -> Inherited {
+    guard let donor = task.donor else { return [:] }
     let shared = task.recordedPages().filter { $0.sharedWith == donor.pid }.map(\.range.lowerBound)
-    if shared.isEmpty { return [] }
-    let theirs = Set(donor.memory.vmas.map(\.identity))
-    var kept: Set<UInt64> = []
-    var index = 0
-    for vma in task.memory.vmas where vma.isPrivate && !vma.isKernelMade {
-      while index < shared.count, shared[index] < vma.start { index += 1 }
-      if index < shared.count, shared[index] < vma.end, theirs.contains(vma.identity) { kept.insert(vma.start) }
+    let theirs = donor.memory.vmas
+    let donorPages = donor.recordedPages()
+    var kept: Inherited = [:]
+    var (nextShared, nextTheirs, nextPages) = (0, 0, 0)
+    for vma in task.memory.vmas where vma.isPrivate && !vma.isKernelMade && !vma.kinds.contains(.guardPages) {
+      while nextShared < shared.count, shared[nextShared] < vma.start { nextShared += 1 }
+      while nextTheirs < theirs.count, theirs[nextTheirs].start < vma.start || theirs[nextTheirs].kinds.contains(.guardPages) {
+        nextTheirs += 1
+      }
+      guard nextTheirs < theirs.count, theirs[nextTheirs].identity == vma.identity else { continue }
+      let other = theirs[nextTheirs]
+      let hasPages = other.hasSome(of: donorPages, &nextPages)
+      let isShared = nextShared < shared.count && shared[nextShared] < vma.end
+      let isSmall = !hasPages || vma.length <= fewBytes
+      guard isShared || isSmall && other.vmFlags == vma.vmFlags && vma.flags & MAP_HUGETLB == 0 else { continue }
+      kept[vma.start] = other.prot
     }
     return kept
   }
 
   private static func unmap(
-    allBut kept: Set<UInt64>, _ spared: [Range<UInt64>], of donor: RestoredTask, _ sequence: inout ProgramSequence
+    allBut kept: Inherited, _ spared: [Range<UInt64>], of donor: RestoredTask, _ sequence: inout ProgramSequence
   ) {
-    var islands = donor.memory.vmas.filter { kept.contains($0.start) }.map { $0.start..<$0.end } + spared
+    var islands = donor.memory.vmas.filter { kept[$0.start] != nil }.map { $0.start..<$0.end } + spared
     islands.sort { $0.lowerBound < $1.lowerBound }
+    var others = donor.memory.vmas.lazy.filter { kept[$0.start] == nil && $0.start < $0.end }.makeIterator()
+    var other = others.next()
     // Below vm.mmap_min_addr there is nothing.
     var from: UInt64 = 0x1000
     for island in islands + [userSpaceEnd..<userSpaceEnd] {
-      if island.lowerBound > from {
+      while let end = other?.end, end <= from { other = others.next() }
+      if let start = other?.start, start < island.lowerBound, island.lowerBound > from {
         sequence.makeRoom(calls: 1)
         sequence.current.call(
           __NR_munmap, Argument(from), Argument(island.lowerBound - from), for: "unmapping what its parent had from", from)
@@ -308,18 +325,18 @@ public struct AddressSpace: TaskState {
 
   /// Pages that the donor has and the task does not.
   private static func drop(
-    pagesOf donor: RestoredTask, notIn task: RestoredTask, _ kept: Set<UInt64>, _ sequence: inout ProgramSequence
+    pagesOf donor: RestoredTask, notIn task: RestoredTask, _ kept: Inherited, _ sequence: inout ProgramSequence
   ) {
+    let ranges = task.memory.vmas.filter { kept[$0.start] != nil }.map { $0.start..<$0.end }
     let own = task.recordedPages().map(\.range)
-    let donors = donor.recordedPages().map(\.range)
-    for vma in task.memory.vmas where kept.contains(vma.start) {
-      for range in Pages.intersection([vma.start..<vma.end], donors) {
-        for gap in Pages.difference(range, own) {
-          sequence.makeRoom(calls: 1)
-          sequence.current.call(
-            __NR_madvise, Argument(gap.lowerBound), Argument(gap.upperBound - gap.lowerBound), 4 /* MADV_DONTNEED */,
-            for: "dropping its parent's pages at", gap.lowerBound)
-        }
+    var next = 0
+    for range in Pages.intersection(ranges, donor.recordedPages().map(\.range)) {
+      while next < own.count, own[next].upperBound <= range.lowerBound { next += 1 }
+      for gap in Pages.difference(range, own[next...].prefix { $0.lowerBound < range.upperBound }) {
+        sequence.makeRoom(calls: 1)
+        sequence.current.call(
+          __NR_madvise, Argument(gap.lowerBound), Argument(gap.upperBound - gap.lowerBound), 4 /* MADV_DONTNEED */,
+          for: "dropping its parent's pages at", gap.lowerBound)
       }
     }
   }
@@ -355,9 +372,9 @@ public struct AddressSpace: TaskState {
   }
 
   private static func readPages(
-    _ task: RestoredTask, _ kept: Set<UInt64>, _ restore: RestoreContext, _ sequence: inout ProgramSequence
+    _ task: RestoredTask, _ kept: Inherited, _ restore: RestoreContext, _ sequence: inout ProgramSequence
   ) {
-    let keptRanges = task.memory.vmas.filter { kept.contains($0.start) }.map { $0.start..<$0.end }
+    let keptRanges = task.memory.vmas.filter { kept[$0.start] != nil }.map { $0.start..<$0.end }
     var index = 0
     // The vDSO's pages come first in no layout; they are skipped where they are.
     var offset: UInt64 = 0

@@ -26,7 +26,7 @@ public final class Filling {
   /// What they are reserved with.
   private let protections: [UInt32]
   /// Mappings, by their start, that are the parent's.
-  let kept: Set<UInt64>
+  let kept: AddressSpace.Inherited
   /// Its pages, and where they are in the image, until they are in place.
   private var parts: [Pages.Placed]
   /// The call by which the task makes its descriptor, and where it says which processor it is on: the last of its program.
@@ -55,14 +55,19 @@ public final class Filling {
     return large
   }
 
+  /// Whether a task may get its memory in this way.
+  public static func isWorthwhile(_ task: RestoredTask) -> Bool {
+    task.pagemap.reduce(0) { $0 &+ $1.pageCount &* 4096 } >= least
+  }
+
   private init?(_ task: RestoredTask) {
-    kept = AddressSpace.keptMappings(task)
+    kept = AddressSpace.inherited(task)
     let pages = task.recordedPages()
     var runs: [Run] = []
     var index = 0
     for vma in task.memory.vmas where !vma.kinds.contains(.guardPages) {
       let hasPages = vma.hasSome(of: pages, &index)
-      guard vma.isPlainMemory, !kept.contains(vma.start) else { continue }
+      guard vma.isPlainMemory, kept[vma.start] == nil else { continue }
       if let last = runs.last, last.takes(vma) {
         runs[runs.count - 1].append(vma, hasPages)
       } else {
