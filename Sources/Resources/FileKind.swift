@@ -28,6 +28,9 @@ public protocol FileKind: SendableMetatype {
   /// Makes the description again, in the tracer.
   static func open(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) -> Descriptor
 
+  /// Whether a description can be made before the tree's tasks exist: it has to do with none of them. The default says no.
+  static func needsNobody(_ entry: FileEntry, _ restore: RestoreContext) -> Bool
+
   /// Has a task make descriptions by itself, for which nobody else needs a descriptor: those of `entries` that come first, by calls
   /// that put each at the lowest free number, which the first one's is, in ascending order. How many these are; 0 leaves them to
   /// ``open``.
@@ -49,6 +52,7 @@ public protocol FileKind: SendableMetatype {
 extension FileKind {
   public static func objection(_ file: DumpedFile, _ options: DumpOptions) -> String? { nil }
   public static func check(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) {}
+  public static func needsNobody(_ entry: FileEntry, _ restore: RestoreContext) -> Bool { false }
   public static func make(
     _ entries: ArraySlice<FdinfoEntry>, _ restore: RestoreContext, _ sequence: inout ProgramSequence
   ) -> Int { 0 }

@@ -191,6 +191,8 @@ public enum Pipe: FileKind {
     }
   }
 
+  public static func needsNobody(_ entry: FileEntry, _ restore: RestoreContext) -> Bool { entry.pipe?.fown.pid == 0 }
+
   public static func open(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) -> Descriptor {
     guard let pipe = entry.pipe else {
       throw Failure("files.img: file \(entry.id) is a pipe without its part")

@@ -70,6 +70,11 @@ public enum RegularFile: FileKind {
     restore.confirmedFiles.insert(expectation)
   }
 
+  public static func needsNobody(_ entry: FileEntry, _ restore: RestoreContext) -> Bool {
+    guard let reg = entry.reg else { return false }
+    return reg.fown.pid == 0 && restore.remaps[entry.id] == nil && ProcessFile(reg.name) == nil
+  }
+
   /// What the images say of the file behind a name.
   struct Expectation: Hashable {
     var mount: Int32

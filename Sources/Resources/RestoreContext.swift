@@ -58,6 +58,8 @@ public final class RestoreContext {
   var confirmedFolders: Set<[UInt8]> = []
   /// Descriptions that have been made, by ID, as descriptors of this process.
   private var opened: [UInt32: Int32] = [:]
+  /// Whether descriptions need nobody (``needsNobody(_:)``), as far as that was asked.
+  private var independent: [UInt32: Bool] = [:]
   /// Other descriptors to close at the end, such as both ends of a pipe, by whatever its kind calls them.
   private var kept: [String: Int32] = [:]
   private var givenOut: Set<String> = []
@@ -146,6 +148,18 @@ public final class RestoreContext {
 
   private static let kinds = Dictionary(
     fileKinds.map { ($0.type.rawValue, $0) }, uniquingKeysWith: { first, _ in first })
+
+  /// Whether all files of a task can be made before the others of the tree exist.
+  public func needsNobody(_ task: RestoredTask) -> Bool {
+    func needsNobody(_ id: UInt32) -> Bool {
+      if let known = independent[id] { return known }
+      let isIndependent = files[id].map { entry in Self.kind(of: entry.type)?.needsNobody(entry, self) ?? false } ?? false
+      independent[id] = isIndependent
+      return isIndependent
+    }
+    guard needsNobody(task.memory.exeFileId), let fs = task.fs, needsNobody(fs.cwdId), needsNobody(fs.rootId) else { return false }
+    return task.descriptors.allSatisfy { needsNobody($0.id) }
+  }
 
   /// A descriptor, in this process, of the description with this ID; made if it is asked for the first time.
   public func descriptor(_ id: UInt32, for user: @autoclosure () -> String) throws(Failure) -> Int32 {

@@ -56,6 +56,10 @@ public final class RestoredTask {
 
   /// The task whose memory the stub was born with; `nil` if there was none in its parent yet.
   public var donor: RestoredTask?
+  /// What gives it its memory was composed before it was born.
+  public var isBegun = false
+  /// What it needs nobody else for has been appended to its programs, with its memory or after it.
+  public var isEquipped = false
   /// Its mappings and pages are in place.
   public var hasMemory = false
   /// The call that sets the fields of its mm has been appended.

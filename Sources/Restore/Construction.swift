@@ -147,7 +147,7 @@ final class Construction {
     }
   }
 
-  private func start(_ program: SyscallProgram, in slot: Slot) {
+  func start(_ program: SyscallProgram, in slot: Slot) {
     slot.load(program)
     area.start(slot)
   }

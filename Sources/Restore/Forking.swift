@@ -21,6 +21,8 @@ struct Forking {
   private var helperMemory: [HelperID: (donor: RestoredTask?, vdso: UInt64)] = [:]
 
   private var membership: Membership
+  /// Who makes processes: their children find what they are born with as it was.
+  private let parents: Set<ForkSchedule.Actor>
 
   /// A child that a call of a program makes.
   struct Birth {
@@ -50,6 +52,8 @@ struct Forking {
   init(_ construction: Construction) throws(Failure) {
     self.construction = construction
     membership = Membership(construction)
+    parents = Set(
+      construction.plan.schedule.steps.lazy.filter { if case .clone = $0.action { true } else { false } }.map(\.executor))
     helpers = HelperNumbers(construction.plan)
     dance = construction.plan.restore.options.pidMethod == .nsLastPID ? try PIDDance(construction) : nil
   }
@@ -118,19 +122,34 @@ struct Forking {
           running.append(Running(slot: sequence.slot, program: program, actor: actor))
         }
       }
-      try wait(for: &running)
+      try wait(for: &running, headStart(round + 1))
       if try !missedStep(round + 1) { break }
     }
     try takeBirths(of: round + 1)
   }
 
-  private func wait(for running: inout [Running]) throws(Failure) {
+  /// Those that are born in a round and have no children themselves.
+  private func headStart(_ round: Int) -> HeadStart {
+    var children: [HeadStart.Child] = []
+    for birth in births where birth.round == round && dance == nil {
+      guard case .process(let child) = birth.child, case .task(let id) = child, !parents.contains(child) else { continue }
+      let (donor, vdso) = memory(of: birth.parent)
+      children.append((plan.tasks[id.index], donor, vdso))
+    }
+    return HeadStart(construction, children)
+  }
+
+  private func wait(for running: inout [Running], _ children: HeadStart) throws(Failure) {
+    var children = children
     var times = 0
     try area.waitAll(checkingEvery: 5) { () throws(Failure) in
       times += 1
       if times % 40 == 0 { try construction.checkLiving() }
       for i in running.indices where running[i].slot.isParked { try retry(&running[i]) }
+    } whenSomeEnd: { () throws(Failure) in
+      try children.proceed()
     }
+    try children.finish()
     for item in running { try item.slot.check(item.program, task: construction.name(item.actor)) }
   }
 
@@ -223,8 +242,7 @@ struct Forking {
     switch child {
     case .tool: break
     case .task(let id):
-      plan.tasks[id.index].donor = donor
-      plan.tasks[id.index].vdsoBase = vdso
+      if !plan.tasks[id.index].isBegun { (plan.tasks[id.index].donor, plan.tasks[id.index].vdsoBase) = (donor, vdso) }
       plan.tasks[id.index].tracerPID = pid
       if !plan.tasks[id.index].isZombie { construction.nowLives(pid, construction.name(child)) }
     case .helper(let id):

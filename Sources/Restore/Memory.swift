@@ -11,12 +11,11 @@ extension Construction {
   func giveMemory(
     _ tasks: [RestoredTask], andThen: (RestoredTask, inout ProgramSequence) throws(Failure) -> Void = { _, _ in }
   ) throws(Failure) {
-    var begun = try fillLarge(tasks)
+    var filled = try fillLarge(tasks)
     try run(tasks) { (task) throws(Failure) -> Work in
       let slot = area.slots[plan.slot(of: task)]
-      var sequence = begun.removeValue(forKey: slot.address) ?? self.sequence(in: slot)
-      let vdso = try moveVDSO(task, &sequence)
-      try AddressSpace.restore(task, sparing: spared(vdso), restore, &sequence)
+      var sequence = filled.removeValue(forKey: slot.address) ?? self.sequence(in: slot)
+      try compose(task, &sequence)
       try andThen(task, &sequence)
       return (task.description, sequence)
     }
@@ -24,6 +23,20 @@ extension Construction {
       try task.forwardVDSO(to: vdsoAddress(of: task))
       task.hasMemory = true
     }
+  }
+
+  func compose(_ task: RestoredTask, _ sequence: inout ProgramSequence) throws(Failure) {
+    let vdso = try moveVDSO(task, &sequence)
+    try AddressSpace.restore(task, sparing: spared(vdso), restore, &sequence)
+  }
+
+  /// What a task needs nobody else for, once it has its mappings. In a table that is shared others look for free numbers too.
+  func equip(_ task: RestoredTask, _ sequence: inout ProgramSequence) throws(Failure) {
+    task.isEquipped = true
+    AddressSpace.finish(task, &sequence)
+    try AddressSpace.restoreFields(task, restore, &sequence)
+    try FileSystemContext.restore(task, restore, &sequence)
+    if !plan.sharesFiles(task) { try DescriptorTable.restore(task, restore, &sequence) }
   }
 
   /// What no task may unmap.

@@ -36,9 +36,9 @@ struct Rebuilding {
 
   func run() throws(Failure) {
     let living = living
-    let (early, late) = (living.filter(\.hasMemory), living.filter { !$0.hasMemory })
-    try construction.giveMemory(late) { (task, sequence) throws(Failure) in try equip(task, &sequence) }
-    try stage(early) { (task, sequence) throws(Failure) in try equip(task, &sequence) }
+    let (early, late) = (living.filter { $0.hasMemory && !$0.isEquipped }, living.filter { !$0.hasMemory })
+    try construction.giveMemory(late) { (task, sequence) throws(Failure) in try construction.equip(task, &sequence) }
+    try stage(early) { (task, sequence) throws(Failure) in try construction.equip(task, &sequence) }
     var tables: Set<UInt32> = []
     let owners = living.filter { tables.insert($0.ids.filesId).inserted }
     try stage(owners.filter { plan.sharesFiles($0) }) { (task, sequence) throws(Failure) in
@@ -56,14 +56,6 @@ struct Rebuilding {
     // A change of any thread's credentials resets the flag of the process.
     try stage(living.filter { $0.threads.count > 1 }) { task, sequence in finish(task, &sequence.current) }
     for task in living { for thread in task.threads { restore.warnings += thread.warnings } }
-  }
-
-  /// What a task needs nobody else for, once it has its mappings. In a table that is shared others look for free numbers too.
-  private func equip(_ task: RestoredTask, _ sequence: inout ProgramSequence) throws(Failure) {
-    AddressSpace.finish(task, &sequence)
-    try AddressSpace.restoreFields(task, restore, &sequence)
-    try FileSystemContext.restore(task, restore, &sequence)
-    if !plan.sharesFiles(task) { try DescriptorTable.restore(task, restore, &sequence) }
   }
 
   /// What comes when all threads of a task are done.

@@ -103,16 +103,19 @@ public final class ExecutorArea {
   }
 
   /// Whether every program that was started has ended.
-  var isIdle: Bool { cl_load32(local + Self.counterOffset) == started }
+  public var isIdle: Bool { cl_load32(local + Self.counterOffset) == started }
 
   /// Waits until every program that was started has ended. `check` is called every so many milliseconds meanwhile, and
-  /// throws if a task died.
-  public func waitAll(checkingEvery interval: Int = 200, _ check: () throws(Failure) -> Void) throws(Failure) {
+  /// throws if a task died; `whenSomeEnd` before this thread waits, and whenever some have ended: it may start others.
+  public func waitAll(
+    checkingEvery interval: Int = 200, _ check: () throws(Failure) -> Void, whenSomeEnd: () throws(Failure) -> Void = {}
+  ) throws(Failure) {
     let counter = local + Self.counterOffset
     var timeout = timespec(tv_sec: 0, tv_nsec: interval * 1_000_000)
     while true {
       let done = cl_load32(counter)
       if done == started { return }
+      try whenSomeEnd()
       let result = withUnsafeMutablePointer(to: &timeout) {
         cl_syscall(
           Int(__NR_futex), Int(bitPattern: counter), Int(FUTEX_WAIT), Int(done), Int(bitPattern: $0), 0, 0)
