@@ -1,4 +1,5 @@
 import CLinux
+import Checkpoint
 import Glibc
 import Linux
 import Testing
@@ -79,6 +80,24 @@ extension Kinds {
     #expect(recorded.vsec == 0 && recorded.vnsec > 0)
     let again = timer(try trip.descriptors()[0])
     #expect(again.ticks >= 3 && again.left > 0)
+  }
+
+  /// Its time is over, but the interrupt that tells so is still to come: on another processor, which sleeps.
+  @Test func timerFDThatIsAboutToExpireTicksOn() throws {
+    let fd = timerfd_create(CLOCK_MONOTONIC, O_NONBLOCK)
+    defer { close(fd) }
+    let companion = Companion()
+    companion.hire()
+    for round in 0..<20_000 {
+      companion.start { () throws(Failure) in
+        let first = timespec(tv_sec: 0, tv_nsec: 20_000 + round % 1000 * 60)
+        _ = timerfd_settime(fd, 0, itimerspec(it_interval: timespec(tv_sec: 0, tv_nsec: 1 << 26), it_value: first))
+      }
+      try companion.wait()
+      var entry = TimerfdEntry()
+      try #require(try TimerFD.state(of: fd, into: &entry))
+      try #require(entry.vnsec > 0, "round \(round): \(entry.ticks) expirations")
+    }
   }
 
   @Test func timerFDThatExpiredOnceStaysExpired() throws {
