@@ -68,6 +68,26 @@ struct MessageTests {
     #expect(try decoded(RegFileEntry.self, encoded(file)).name == file.name)
   }
 
+  @Test("Of many alternatives any number may be there")
+  func alternatives() throws {
+    var file = FileEntry()
+    file.reg = RegFileEntry()
+    file.reg?.name = Array("/etc/passwd".utf8)
+    let one = file
+    file.tfd = TimerfdEntry()
+    file.efd = EventfdFileEntry()
+    file.efd?.counter = 7
+    #expect(file != one && one.efd == nil)
+    let again = try decoded(FileEntry.self, encoded(file))
+    #expect(again == file)
+    #expect(again.reg == one.reg && again.efd?.counter == 7 && again.tfd == TimerfdEntry() && again.pipe == nil)
+    var other = again
+    other.efd?.counter = 8
+    #expect(other != again && again.efd?.counter == 7)
+    (file.reg, file.efd, file.tfd) = (nil, nil, nil)
+    #expect(file == FileEntry())
+  }
+
   @Test("A large message survives")
   func large() throws {
     var mm = MmEntry()

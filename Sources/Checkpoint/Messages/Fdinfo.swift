@@ -118,25 +118,83 @@ extension FdinfoEntry: CMessage {
 public struct FileEntry: ImageMessage {
   public var type: FdTypes = .und
   public var id: UInt32 = 0
-  @Boxed public var reg: RegFileEntry?
-  @Boxed public var isk: InetSkEntry?
-  @Boxed public var nsf: NsFileEntry?
-  @Boxed public var psk: PacketSockEntry?
-  @Boxed public var nlsk: NetlinkSkEntry?
-  @Boxed public var efd: EventfdFileEntry?
-  @Boxed public var epfd: EventpollFileEntry?
-  @Boxed public var sgfd: SignalfdEntry?
-  @Boxed public var tunf: TunfileEntry?
-  @Boxed public var tfd: TimerfdEntry?
-  @Boxed public var ify: InotifyFileEntry?
-  @Boxed public var ffy: FanotifyFileEntry?
-  @Boxed public var ext: ExtFileEntry?
-  @Boxed public var usk: UnixSkEntry?
-  @Boxed public var fifo: FifoEntry?
-  @Boxed public var pipe: PipeEntry?
-  @Boxed public var tty: TtyFileEntry?
-  @Boxed public var memfd: MemfdFileEntry?
-  @Boxed public var pidfd: PidfdEntry?
+  public var reg: RegFileEntry? {
+    get { alternatives[3] }
+    set { alternatives[3] = newValue }
+  }
+  public var isk: InetSkEntry? {
+    get { alternatives[4] }
+    set { alternatives[4] = newValue }
+  }
+  public var nsf: NsFileEntry? {
+    get { alternatives[5] }
+    set { alternatives[5] = newValue }
+  }
+  public var psk: PacketSockEntry? {
+    get { alternatives[6] }
+    set { alternatives[6] = newValue }
+  }
+  public var nlsk: NetlinkSkEntry? {
+    get { alternatives[7] }
+    set { alternatives[7] = newValue }
+  }
+  public var efd: EventfdFileEntry? {
+    get { alternatives[8] }
+    set { alternatives[8] = newValue }
+  }
+  public var epfd: EventpollFileEntry? {
+    get { alternatives[9] }
+    set { alternatives[9] = newValue }
+  }
+  public var sgfd: SignalfdEntry? {
+    get { alternatives[10] }
+    set { alternatives[10] = newValue }
+  }
+  public var tunf: TunfileEntry? {
+    get { alternatives[11] }
+    set { alternatives[11] = newValue }
+  }
+  public var tfd: TimerfdEntry? {
+    get { alternatives[12] }
+    set { alternatives[12] = newValue }
+  }
+  public var ify: InotifyFileEntry? {
+    get { alternatives[13] }
+    set { alternatives[13] = newValue }
+  }
+  public var ffy: FanotifyFileEntry? {
+    get { alternatives[14] }
+    set { alternatives[14] = newValue }
+  }
+  public var ext: ExtFileEntry? {
+    get { alternatives[15] }
+    set { alternatives[15] = newValue }
+  }
+  public var usk: UnixSkEntry? {
+    get { alternatives[16] }
+    set { alternatives[16] = newValue }
+  }
+  public var fifo: FifoEntry? {
+    get { alternatives[17] }
+    set { alternatives[17] = newValue }
+  }
+  public var pipe: PipeEntry? {
+    get { alternatives[18] }
+    set { alternatives[18] = newValue }
+  }
+  public var tty: TtyFileEntry? {
+    get { alternatives[19] }
+    set { alternatives[19] = newValue }
+  }
+  public var memfd: MemfdFileEntry? {
+    get { alternatives[20] }
+    set { alternatives[20] = newValue }
+  }
+  public var pidfd: PidfdEntry? {
+    get { alternatives[22] }
+    set { alternatives[22] = newValue }
+  }
+  private var alternatives = Alternatives()
 
   public init() {}
   public init(decoding bytes: RawSpan, in arena: borrowing ImageArena) throws(ImageError) {
@@ -155,25 +213,25 @@ extension FileEntry: CMessage {
   init(raising c: UnsafePointer<Img__FileEntry>) {
     type = FdTypes(c.pointee.type)
     id = c.pointee.id
-    reg = raise(c.pointee.reg)
-    isk = raise(c.pointee.isk)
-    nsf = raise(c.pointee.nsf)
-    psk = raise(c.pointee.psk)
-    nlsk = raise(c.pointee.nlsk)
-    efd = raise(c.pointee.efd)
-    epfd = raise(c.pointee.epfd)
-    sgfd = raise(c.pointee.sgfd)
-    tunf = raise(c.pointee.tunf)
-    tfd = raise(c.pointee.tfd)
-    ify = raise(c.pointee.ify)
-    ffy = raise(c.pointee.ffy)
-    ext = raise(c.pointee.ext)
-    usk = raise(c.pointee.usk)
-    fifo = raise(c.pointee.fifo)
-    pipe = raise(c.pointee.pipe)
-    tty = raise(c.pointee.tty)
-    memfd = raise(c.pointee.memfd)
-    pidfd = raise(c.pointee.pidfd)
+    if c.pointee.reg != nil { reg = raise(c.pointee.reg) }
+    if c.pointee.isk != nil { isk = raise(c.pointee.isk) }
+    if c.pointee.nsf != nil { nsf = raise(c.pointee.nsf) }
+    if c.pointee.psk != nil { psk = raise(c.pointee.psk) }
+    if c.pointee.nlsk != nil { nlsk = raise(c.pointee.nlsk) }
+    if c.pointee.efd != nil { efd = raise(c.pointee.efd) }
+    if c.pointee.epfd != nil { epfd = raise(c.pointee.epfd) }
+    if c.pointee.sgfd != nil { sgfd = raise(c.pointee.sgfd) }
+    if c.pointee.tunf != nil { tunf = raise(c.pointee.tunf) }
+    if c.pointee.tfd != nil { tfd = raise(c.pointee.tfd) }
+    if c.pointee.ify != nil { ify = raise(c.pointee.ify) }
+    if c.pointee.ffy != nil { ffy = raise(c.pointee.ffy) }
+    if c.pointee.ext != nil { ext = raise(c.pointee.ext) }
+    if c.pointee.usk != nil { usk = raise(c.pointee.usk) }
+    if c.pointee.fifo != nil { fifo = raise(c.pointee.fifo) }
+    if c.pointee.pipe != nil { pipe = raise(c.pointee.pipe) }
+    if c.pointee.tty != nil { tty = raise(c.pointee.tty) }
+    if c.pointee.memfd != nil { memfd = raise(c.pointee.memfd) }
+    if c.pointee.pidfd != nil { pidfd = raise(c.pointee.pidfd) }
   }
 
   func lower(to c: UnsafeMutablePointer<Img__FileEntry>, in arena: borrowing ImageArena) {
