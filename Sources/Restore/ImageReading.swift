@@ -190,7 +190,7 @@ struct LoadedCheckpoint {
     let apart = try restore.all(TaskKobjIdsEntry.self, .ids(entry.pid), optional: core.ids != nil, isOne: true).first
     guard let ids = core.ids ?? apart else { throw Failure("ids-\(entry.pid).img is empty") }
     core.ids = nil
-    var memory = try restore.one(MmEntry.self, .mm(entry.pid))
+    var (memory, pagemap) = try readMemory(of: entry.pid, restore, companion)
     if let previous {
       share(previous.memory.vmas, with: &memory.vmas)
       share(previous.memory.mmSavedAuxv, with: &memory.mmSavedAuxv)
@@ -199,7 +199,9 @@ struct LoadedCheckpoint {
     task.fs = try restore.one(FsEntry.self, .fs(entry.pid))
     task.descriptors = try restore.all(FdinfoEntry.self, .fdinfo(ids.filesId))
     if let previous { share(previous.descriptors, with: &task.descriptors) }
-    try readPagemap(task, like: previous, restore)
+    if let previous { share(previous.pagemap, with: &pagemap.entries) }
+    (task.pagesID, task.pagemap) = (pagemap.pagesID, pagemap.entries)
+    try checkPages(task, restore)
     try task.compareVDSO(restore)
     let cores = [task.image] + (try readCores(entry.threads.filter { $0 != entry.pid }, like: task.image, restore, companion))
     for (i, core) in cores.enumerated() where core.entry.threadInfo == nil || core.entry.threadCore == nil {
@@ -257,18 +259,41 @@ struct LoadedCheckpoint {
     return core
   }
 
-  private static func readPagemap(_ task: RestoredTask, like previous: RestoredTask?, _ restore: RestoreContext) throws(Failure) {
+  private typealias Pagemap = (pagesID: UInt32, entries: [PagemapEntry])
+
+  /// Bytes of the image of a task's mappings from which on the companion reads its page map meanwhile.
+  private static let long = 256 << 10
+
+  private static func readMemory(
+    of pid: UInt32, _ restore: RestoreContext, _ companion: Companion?
+  ) throws(Failure) -> (MmEntry, Pagemap) {
+    guard let companion, restore.directory.size(of: .mm(pid)) >= long else {
+      return (try restore.one(MmEntry.self, .mm(pid)), try readPagemap(of: pid, restore))
+    }
+    companion.hire()
+    var memory = MmEntry()
+    var pagemap: Pagemap = (0, [])
+    try companion.share(
+      { () throws(Failure) in memory = try restore.one(MmEntry.self, .mm(pid)) },
+      { () throws(Failure) in pagemap = try readPagemap(of: pid, restore) })
+    return (memory, pagemap)
+  }
+
+  private static func readPagemap(of pid: UInt32, _ restore: RestoreContext) throws(Failure) -> Pagemap {
     do throws(ImageError) {
-      var image = try ImageReader(.pagemap(task.pid), in: restore.directory)
+      var image = try ImageReader(.pagemap(pid), in: restore.directory)
       guard let head = try image.next(PagemapHead.self) else {
         throw ImageError(file: image.file.fileName, .missing(message: "pagemap_head"))
       }
-      task.pagesID = head.pagesId
-      while let entry = try image.next(PagemapEntry.self) { task.pagemap.append(entry) }
-      if let previous { share(previous.pagemap, with: &task.pagemap) }
+      var entries: [PagemapEntry] = []
+      while let entry = try image.next(PagemapEntry.self) { entries.append(entry) }
+      return (head.pagesId, entries)
     } catch {
       throw Failure(error)
     }
+  }
+
+  private static func checkPages(_ task: RestoredTask, _ restore: RestoreContext) throws(Failure) {
     let size = try about("pages-\(task.pagesID).img") { () throws(Errno) -> UInt64 in
       do throws(Errno) {
         let name = ImageFile.pages(task.pagesID).fileName
