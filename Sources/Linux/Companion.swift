@@ -3,7 +3,7 @@ import Glibc
 import Synchronization
 import SystemPackage
 
-/// A second thread of the tool, for work that asks for no tracer: reading `/proc`, writing images. One job at a time.
+/// A second thread of the tool: it reads `/proc` and images, writes images, and traces its share of a release. One job at a time.
 ///
 /// It takes no signal; what is sent to the process is the tracer's.
 public final class Companion {

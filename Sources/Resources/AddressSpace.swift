@@ -170,11 +170,13 @@ public struct AddressSpace: TaskState {
   public static func check(_ task: RestoredTask, _ restore: RestoreContext) throws(Failure) {
     let image = "mm-\(task.pid).img"
     var end: UInt64 = 0
-    for vma in task.memory.vmas where !vma.kinds.contains(.guardPages) {
+    for vma in task.memory.vmas {
       var place: String { "\(image): mapping 0x\(String(vma.start, radix: 16))-0x\(String(vma.end, radix: 16))" }
-      guard vma.start < vma.end, vma.start % 4096 == 0, vma.end % 4096 == 0, vma.start >= end else {
+      let isGuard = vma.kinds.contains(.guardPages)
+      guard vma.start < vma.end, vma.start % 4096 == 0, vma.end % 4096 == 0, vma.start >= end || isGuard else {
         throw Failure("\(place) is empty, not of whole pages, or overlaps the one before")
       }
+      if isGuard, vma.end <= userSpaceEnd { continue }
       end = vma.end
       if vma.kinds.contains(.vsyscall) { continue }
       guard vma.end <= userSpaceEnd else { throw Failure("\(place) is outside of the user's address space") }
@@ -277,16 +279,19 @@ public struct AddressSpace: TaskState {
   typealias Inherited = [UInt64: UInt32]
 
   private static let fewBytes: UInt64 = 32 << 10
+  private static let manyBytes: UInt64 = 4 << 20
 
-  /// Those that the donor has too, and that the task shared pages of with it, or that the donor has no more than a few pages in: these
-  /// are copied when the task writes its own. What is left as it is costs no call; to map it again takes the kernel longer than that.
+  /// Those that the donor has too, if the task shared pages of them with it, or the donor has no pages in them, or if they are small:
+  /// then its pages are copied when the task writes its own. What is left as it is costs no call; to map it again takes the kernel
+  /// longer than that.
   static func inherited(_ task: RestoredTask) -> Inherited {
     guard let donor = task.donor else { return [:] }
-    let shared = task.recordedPages().filter { $0.sharedWith == donor.pid }.map(\.range.lowerBound)
+    let pages = task.recordedPages()
+    let shared = pages.filter { $0.sharedWith == donor.pid }.map(\.range.lowerBound)
     let theirs = donor.memory.vmas
     let donorPages = donor.recordedPages()
     var kept: Inherited = [:]
-    var (nextShared, nextTheirs, nextPages) = (0, 0, 0)
+    var (nextShared, nextTheirs, nextPages, nextOwn) = (0, 0, 0, 0)
     for vma in task.memory.vmas where vma.isPrivate && !vma.isKernelMade && !vma.kinds.contains(.guardPages) {
       while nextShared < shared.count, shared[nextShared] < vma.start { nextShared += 1 }
       while nextTheirs < theirs.count, theirs[nextTheirs].start < vma.start || theirs[nextTheirs].kinds.contains(.guardPages) {
@@ -296,7 +301,9 @@ public struct AddressSpace: TaskState {
       let other = theirs[nextTheirs]
       let hasPages = other.hasSome(of: donorPages, &nextPages)
       let isShared = nextShared < shared.count && shared[nextShared] < vma.end
-      let isSmall = !hasPages || vma.length <= fewBytes
+      // What is large and empty there, and not here, is filled quickest where it is new.
+      let isToBeFilled = vma.isPlainMemory && vma.length > manyBytes && vma.hasSome(of: pages, &nextOwn)
+      let isSmall = hasPages ? vma.length <= fewBytes : !isToBeFilled
       guard isShared || isSmall && other.vmFlags == vma.vmFlags && vma.flags & MAP_HUGETLB == 0 else { continue }
       kept[vma.start] = other.prot
     }
@@ -308,7 +315,7 @@ public struct AddressSpace: TaskState {
   ) {
     var islands = donor.memory.vmas.filter { kept[$0.start] != nil }.map { $0.start..<$0.end } + spared
     islands.sort { $0.lowerBound < $1.lowerBound }
-    var others = donor.memory.vmas.lazy.filter { kept[$0.start] == nil && $0.start < $0.end }.makeIterator()
+    var others = donor.memory.vmas.lazy.filter { kept[$0.start] == nil && !$0.kinds.contains(.guardPages) }.makeIterator()
     var other = others.next()
     // Below vm.mmap_min_addr there is nothing.
     var from: UInt64 = 0x1000

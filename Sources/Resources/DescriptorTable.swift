@@ -151,7 +151,7 @@ public enum DescriptorTable {
     sequence.makeRoom(calls: 1)
     sequence.current.call(
       __NR_fcntl, Argument(fd), Argument(entry.flags & 1 != 0 ? 1030 /* F_DUPFD_CLOEXEC */ : 0 /* F_DUPFD */), 0, expect: Int64(entry.fd),
-      for: "duplicating it as descriptor", UInt64(entry.fd))
+      for: "duplicating the one before as descriptor", UInt64(entry.fd))
   }
 
   /// Gets a file that belongs at the lowest free number, or at a higher one. It comes with close-on-exec (man 2 pidfd_getfd).

@@ -52,6 +52,8 @@ public final class DumpContext {
   private var numbers: [String: UInt32] = [:]
   /// Those of pages images, which the tracer gives out.
   private var pagesImages: UInt32 = 0
+  /// Milliseconds that may be spent on timers of which it is not clear whether they are armed (``TimerFD``).
+  var timerPatience = 80
   public var statistics = DumpStatsEntry()
   public var warnings: [String] = []
 

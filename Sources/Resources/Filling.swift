@@ -55,9 +55,9 @@ public final class Filling {
     return large
   }
 
-  /// Whether a task may get its memory in this way.
+  /// Whether a task may get its memory in this way: what it shares with relatives does not count.
   public static func isWorthwhile(_ task: RestoredTask) -> Bool {
-    task.pagemap.reduce(0) { $0 &+ $1.pageCount &* 4096 } >= least
+    task.pagemap.reduce(0) { $0 &+ ($1.cowWithPid == nil ? $1.pageCount &* 4096 : 0) } >= least
   }
 
   private init?(_ task: RestoredTask) {

@@ -27,7 +27,7 @@ public enum TimerFD: FileKind {
       timer.fown = try about("reading its owner") { () throws(Errno) in
         try FownEntry(of: duplicate.rawValue)
       }
-      guard try state(of: duplicate.rawValue, into: &timer) else {
+      guard try state(of: duplicate.rawValue, into: &timer, &dump.timerPatience) else {
         throw Failure("its fdinfo does not say what the timer is set to")
       }
     }
@@ -36,9 +36,11 @@ public enum TimerFD: FileKind {
     return entry
   }
 
-  /// Reads the timer from the fdinfo of a descriptor of this process; false if something is missing there.
-  static func state(of fd: Int32, into timer: inout TimerfdEntry) throws(Failure) -> Bool {
-    for attempt in 0..<100 {
+  /// Reads the timer from the fdinfo of a descriptor of this process; false if something is missing there. `patience`: so many
+  /// milliseconds may be waited besides the few that each timer is worth.
+  static func state(of fd: Int32, into timer: inout TimerfdEntry, _ patience: inout Int) throws(Failure) -> Bool {
+    var pauses = 2
+    for attempt in 0..<200 {
       let info = try about("reading its timer") { () throws(Errno) in
         // A periodic timer that has expired stands still, with no time left, until it is read or asked for its
         // time (fs/timerfd.c: timerfd_fetch and do_timerfd_gettime); what it counted stays to be read.
@@ -59,8 +61,11 @@ public enum TimerFD: FileKind {
       (timer.isec, timer.insec) = interval
       // It may have expired between the two questions; then it stands still again. Or its time is over, and it expires in a
       // moment, when a processor that sleeps has been woken for it; one that never does is not armed.
-      if left != (0, 0) || interval == (0, 0) || ticks == 0 && attempt == 99 { return true }
-      if ticks == 0, attempt >= 20 { usleep(1000) }
+      if left != (0, 0) || interval == (0, 0) { return true }
+      guard ticks == 0, attempt >= 20 else { continue }
+      if pauses == 0, patience == 0 { return true }
+      if pauses > 0 { pauses -= 1 } else { patience -= 1 }
+      usleep(1000)
     }
     throw Failure("its timer expires faster than it can be read")
   }

@@ -111,7 +111,6 @@ final class Construction {
   }
 
   func nowLives(_ pid: Int32, _ name: String) { living[pid] = name }
-  func endsByItself(_ pid: Int32) { living[pid] = nil }
 
   /// Throws if a stub that is to live has died.
   func checkLiving() throws(Failure) {

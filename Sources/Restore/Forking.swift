@@ -122,35 +122,49 @@ struct Forking {
           running.append(Running(slot: sequence.slot, program: program, actor: actor))
         }
       }
-      try wait(for: &running, headStart(round + 1))
+      try wait(for: &running, round + 1)
       if try !missedStep(round + 1) { break }
     }
     try takeBirths(of: round + 1)
   }
 
   /// Those that are born in a round and have no children themselves.
-  private func headStart(_ round: Int) -> HeadStart {
+  private func headStart(_ round: Int) throws(Failure) -> HeadStart {
     var children: [HeadStart.Child] = []
-    for birth in births where birth.round == round && dance == nil {
+    // Whose PID is not known beforehand, nobody would see dying.
+    for birth in births where birth.round == round && dance == nil && plan.levels.namesToolLevel {
       guard case .process(let child) = birth.child, case .task(let id) = child, !parents.contains(child) else { continue }
       let (donor, vdso) = memory(of: birth.parent)
-      children.append((plan.tasks[id.index], donor, vdso))
+      children.append((plan.tasks[id.index], try number(of: child, at: plan.levels.tool), donor, vdso))
     }
     return HeadStart(construction, children)
   }
 
-  private func wait(for running: inout [Running], _ children: HeadStart) throws(Failure) {
-    var children = children
+  private func wait(for running: inout [Running], _ round: Int) throws(Failure) {
+    var children = try headStart(round)
     var times = 0
     try area.waitAll(checkingEvery: 5) { () throws(Failure) in
       times += 1
-      if times % 40 == 0 { try construction.checkLiving() }
+      if times % 40 == 0 {
+        if running.allSatisfy(\.slot.isParked) { try noteBorn(round) }
+        try construction.checkLiving()
+      }
       for i in running.indices where running[i].slot.isParked { try retry(&running[i]) }
     } whenSomeEnd: { () throws(Failure) in
       try children.proceed()
     }
     try children.finish()
     for item in running { try item.slot.check(item.program, task: construction.name(item.actor)) }
+  }
+
+  /// Their parents have made them all: one that is not there any more has died before it said that it is.
+  private func noteBorn(_ round: Int) throws(Failure) {
+    for birth in births where birth.round == round && plan.levels.namesToolLevel {
+      guard case .process(let child) = birth.child, case .task(let id) = child, !plan.tasks[id.index].isZombie else { continue }
+      // A program that stopped is looked at by those who try again.
+      guard birth.slot.result(birth.call) > 0 else { continue }
+      construction.nowLives(try number(of: child, at: plan.levels.tool), construction.name(child))
+    }
   }
 
   /// A program that stopped leaves children unborn, for which nobody should wait. A PID that another process has may become

@@ -5,18 +5,20 @@ import Tracee
 /// Children that get their memory, and all else that they need nobody else for, while their brothers are being born: a parent makes
 /// one process after the other, and there is a processor to spare.
 struct HeadStart {
-  /// A child that is to be born, and what it is born with.
-  typealias Child = (task: RestoredTask, donor: RestoredTask?, vdsoBase: UInt64)
+  /// A child that is to be born, its PID for this process, and what it is born with.
+  typealias Child = (task: RestoredTask, pid: Int32, donor: RestoredTask?, vdsoBase: UInt64)
 
   private let construction: Construction
   /// In the order of their births.
   private let children: [Child]
   private var composed = 0
+  /// How many have what they need since the area was let go of.
+  private var done = 0
   private var underway: [Runner] = []
 
   /// A child's programs, and how many of them have been started.
   private struct Runner {
-    let task: RestoredTask
+    let child: Child
     let sequence: ProgramSequence
     var started = 0
   }
@@ -35,7 +37,7 @@ struct HeadStart {
     while underway.count < Self.most, composed < children.count, !construction.area.isIdle {
       let child = children[composed]
       composed += 1
-      underway.append(Runner(task: child.task, sequence: try construction.composeAhead(child)))
+      underway.append(Runner(child: child, sequence: try construction.composeAhead(child)))
       try advance()
     }
   }
@@ -46,20 +48,28 @@ struct HeadStart {
       try advance()
       try construction.area.waitAll { () throws(Failure) in try construction.checkLiving() }
     }
+    construction.area.forgetSome()
   }
 
   private mutating func advance() throws(Failure) {
     for i in underway.indices where underway[i].sequence.slot.isParked {
       let (programs, slot, started) = (underway[i].sequence.programs, underway[i].sequence.slot, underway[i].started)
-      if started > 0 { try slot.check(programs[started - 1], task: underway[i].task.description) }
+      let (task, pid) = (underway[i].child.task, underway[i].child.pid)
+      if started == 0 { construction.nowLives(pid, task.description) }
+      if started > 0 { try slot.check(programs[started - 1], task: task.description) }
       if started < programs.count { construction.start(programs[started], in: slot) }
       underway[i].started += 1
     }
-    underway.removeAll { runner in
-      guard runner.started > runner.sequence.number else { return false }
-      runner.task.hasMemory = true
-      return true
+    let ready = underway.lazy.filter { $0.started > $0.sequence.number }
+    if ready.isEmpty { return }
+    for runner in ready { runner.child.task.hasMemory = true }
+    // Their slots need not stay in this process's memory.
+    done += ready.count
+    if done >= Self.most {
+      construction.area.forgetSome()
+      done = 0
     }
+    underway.removeAll { $0.started > $0.sequence.number }
   }
 }
 
@@ -76,7 +86,8 @@ extension Construction {
     (task.donor, task.vdsoBase) = (child.donor, child.vdsoBase)
     var sequence = ProgramSequence(area.slots[plan.slot(of: task)])
     try compose(task, &sequence)
-    if !plan.sharesFiles(task), restore.needsNobody(task) { try equip(task, &sequence) }
+    // What it shares is its brothers' too, while these are born.
+    if !plan.shares(task), restore.needsNobody(task) { try equip(task, &sequence) }
     return sequence
   }
 }

@@ -5,7 +5,7 @@ import Tracee
 
 extension Construction {
   /// Maps and fills the memory of tasks, all at the same time. A task whose children share pages with it gets its memory before
-  /// they are born, the others when all are born, so that forks stay cheap.
+  /// they are born, the others when all are born, so that forks stay cheap, or when they are born themselves (``HeadStart``).
   ///
   /// What `andThen` appends is done by the same programs.
   func giveMemory(

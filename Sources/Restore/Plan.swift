@@ -143,6 +143,11 @@ public struct Plan {
   /// Whether a task's descriptor table is another task's too.
   func sharesFiles(_ index: Int) -> Bool { tree.tasks[index].shares.files != nil }
   func sharesFiles(_ task: RestoredTask) -> Bool { sharesFiles(numbers[task.pid] ?? 0) }
+  /// Whether a task has its descriptors, or its root and working directory, in common with another.
+  func shares(_ task: RestoredTask) -> Bool {
+    let shares = tree.tasks[numbers[task.pid] ?? 0].shares
+    return shares.files != nil || shares.fs != nil
+  }
 
   /// The lowest address from which so many bytes are free in every task.
   private static func gap(of size: UInt64, in tasks: [RestoredTask]) throws(Failure) -> UInt64 {

@@ -150,10 +150,11 @@ struct Release {
       let leaveStopped = construction.plan.restore.options.leaveStopped
       try each { (share) throws(Failure) in Self.allowToLive(share, leaveStopped: leaveStopped) }
       guardian.dismiss()
-      try each { (share) throws(Failure) in Self.detach(share) }
+      let top = construction.topPID
+      try each { (share) throws(Failure) in Self.detach(share, top: top) }
     } else {
       Self.allowToLive(mine, leaveStopped: construction.plan.restore.options.leaveStopped)
-      Self.detach(mine)
+      Self.detach(mine, top: construction.topPID)
     }
   }
 
@@ -169,8 +170,18 @@ struct Release {
     }
   }
 
-  private static func detach(_ share: Share) {
-    // An error says that somebody killed the task in this moment.
-    for (thread, _) in share.places { try? Ptrace.detach(thread.tracerTID) }
+  /// `top` is this process's own child, whose end somebody else wants to know.
+  private static func detach(_ share: Share, top: Int32) {
+    var ended: [Place] = []
+    for place in share.places {
+      // An error says that it was killed in this moment, maybe by a brother who runs already.
+      do throws(Errno) { try Ptrace.detach(place.thread.tracerTID) } catch { ended.append(place) }
+    }
+    // Its parent hears of its end when its tracer has; and a leader ends when its threads have (kernel/exit.c: wait_task_zombie).
+    for leaders in [false, true] {
+      for (thread, _) in ended where thread.isLeader == leaders && thread.tracerTID != top {
+        _ = cl_syscall(Int(__NR_wait4), Int(thread.tracerTID), 0, 0x4000_0000 /* __WALL */, 0, 0, 0)
+      }
+    }
   }
 }

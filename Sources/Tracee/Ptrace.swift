@@ -201,7 +201,7 @@ public enum Ptrace {
     return metadata.1
   }
 
-  /// When waiting for a stop ends with ETIMEDOUT, in nanoseconds of CLOCK_MONOTONIC. Only the tracer's one thread uses it.
+  /// When waiting for a stop ends with ETIMEDOUT, in nanoseconds of CLOCK_MONOTONIC. Set while there is one thread that traces.
   nonisolated(unsafe) private static var deadline = UInt64.max
 
   /// Lets no wait for a stop last longer than so many seconds from now: a task in an uninterruptible sleep stops only behind it.

@@ -72,6 +72,31 @@ extension Live {
       }
     }
 
+    /// A child that somebody ends while its brothers are being born: the restore says so, and takes back what it has made.
+    @Test func aChildIsKilledDuringARestore() throws {
+      try LiveProgram(name: "many_children").run { job in
+        let children = Processes.tree(of: job.pid).dropFirst()
+        try job.dump()
+        var told = 0
+        for round in 0..<12 {
+          let victim = children[children.startIndex + round * 37 % children.count]
+          let restore = try Attempt(["restore", "-D", job.images, "-d"], job, "killed.\(round)")
+          while kill(victim, SIGKILL) != 0, restore.poll() == nil {}
+          let code = restore.wait()
+          if code == 0 {
+            // It was released before: the tree lives, but for one.
+            for pid in [job.pid] + children { kill(pid, SIGKILL) }
+          } else {
+            expectClear(code, restore.errors, naming: ["task \(victim)"])
+            told += 1
+          }
+          try expectGone([job.pid] + children)
+        }
+        #expect(told > 6)
+        try job.restore()
+      }
+    }
+
     @Test func tasksThatComeAndGo() throws {
       try LiveProgram(name: "fixtures/forker").run { job in
         var done = 0

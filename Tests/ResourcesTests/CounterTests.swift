@@ -95,7 +95,8 @@ extension Kinds {
       }
       try companion.wait()
       var entry = TimerfdEntry()
-      try #require(try TimerFD.state(of: fd, into: &entry))
+      var patience = 80
+      try #require(try TimerFD.state(of: fd, into: &entry, &patience))
       try #require(entry.vnsec > 0, "round \(round): \(entry.ticks) expirations")
     }
   }
