@@ -1,5 +1,5 @@
-// Children that have done different things to the mappings they were born with: each has its own layout and content again, however
-// much of it still is its parent's.
+// Children and their children, who have done different things to the mappings they were born with: each has its own layout and content
+// again, however much of it still is its parent's.
 #include "proc.h"
 #define PAGE 4096ul
 #define REGION (16 * PAGE)
@@ -85,7 +85,19 @@ int main(int argc, char **argv) {
     snprintf(names[i], sizeof names[i], "c%d", i);
     if ((pids[i] = MUST(fork())) == 0) {
       change(i);
+      // A child of its own does something else to what has become of it.
+      pid_t own = 0;
+      if (i % 2 == 0) {
+        names[i][0] = 'g';
+        if ((own = MUST(fork())) == 0) {
+          change(i == 8 ? 0 : (i + 5) % CHILDREN);
+          check_cycle(names[i]);
+          _exit(0);
+        }
+        await(names[i]), names[i][0] = 'c';
+      }
       check_cycle(names[i]);
+      if (own) child_passed(own);
       _exit(0);
     }
   }
