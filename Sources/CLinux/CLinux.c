@@ -1,5 +1,6 @@
 #define _GNU_SOURCE
 #include "CLinux.h"
+#include <sched.h>
 #include <signal.h>
 #include <sys/time.h>
 #include <sys/wait.h>
@@ -39,4 +40,40 @@ void cl_take_dead(const int *tids, size_t count, int milliseconds) {
   watched = tids;
   watched_count = count;
   if (sigaction(SIGALRM, &action, 0) == 0) setitimer(ITIMER_REAL, &timer, 0);
+}
+
+extern long cl_clone_exec(struct cl_clone_args *args, int executable, char *const *argv, char *const *envp);
+extern long cl_clone_beside(void *stack, void (*watch)(int child));
+
+long cl_spawn(const struct cl_clone_args *args, int executable) {
+  struct cl_clone_args shared = *args;
+  char *argv[] = {(char *)"swift-restore-stub", 0};
+  char *envp[] = {0};
+  uint64_t all = UINT64_MAX, old;
+  shared.flags |= CLONE_VM | CLONE_VFORK;
+  // A handler would run in the child, too, and in its parent's memory.
+  cl_syscall(__NR_rt_sigprocmask, SIG_SETMASK, (long)&all, (long)&old, 8, 0, 0);
+  long pid = cl_clone_exec(&shared, executable, argv, envp);
+  cl_syscall(__NR_rt_sigprocmask, SIG_SETMASK, (long)&old, 0, 8, 0, 0);
+  return pid;
+}
+
+static uint64_t passed;
+
+// Whatever the child has locked when it dies stays locked, and the two have one errno: nothing but system calls here.
+static void watch(int child) {
+  const uint64_t signals = passed | 1ull << (SIGCHLD - 1);
+  while (1) {
+    int status = 0;
+    if (cl_syscall(__NR_wait4, child, (long)&status, WNOHANG, 0, 0, 0) == child)
+      cl_syscall(__NR_exit_group, WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), 0, 0, 0, 0, 0);
+    long signal = cl_syscall(__NR_rt_sigtimedwait, (long)&signals, 0, 0, 8, 0, 0);
+    if (signal > 0 && signal != SIGCHLD) cl_syscall(__NR_kill, child, SIGTERM, 0, 0, 0, 0);
+  }
+}
+
+long cl_leave_to_child(uint64_t signals) {
+  static _Alignas(16) char stack[4096];
+  passed = signals;
+  return cl_clone_beside(stack + sizeof stack, watch);
 }

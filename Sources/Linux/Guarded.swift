@@ -10,28 +10,27 @@ public enum Guarded {
   /// The signals that ask to stop. In the child they wait until they are looked for.
   public static let interruptions = [SIGINT, SIGTERM, SIGHUP]
 
-  /// Runs `work` in a child and exits as the child does. There must be one thread only.
-  public static func run(_ work: () -> Int32) throws(Errno) -> Int32 {
+  /// Runs `work` in a child, in the same memory, and exits as the child does. There must be one thread only. Errors are clone's
+  /// (man 2 clone).
+  public static func run(_ work: () -> Int32) throws(Errno) -> Never {
     hold(interruptions + [SIGCHLD])
     let parent = getpid()
-    let child = Int32(try syscall(__NR_clone, Int(SIGCHLD)))
-    if child == 0 {
-      setpgid(0, 0)
-      // When the last thread of a tracee goes after its leader, the tracer is sent the exit signal of that process, whatever it is
-      // (kernel/exit.c: release_task). SIGALRM has a handler (Ptrace.limitWaiting).
-      hold((1...64).filter { $0 != SIGALRM })
-      _ = cl_syscall(Int(__NR_prctl), 1 /* PR_SET_PDEATHSIG */, Int(SIGTERM), 0, 0, 0, 0)
-      // It may have died before that.
-      if getppid() != parent { exit(1) }
-      DescriptorRoom.make()
-      exit(onThread(work))
-    }
-    return watch(child)
+    let result = cl_leave_to_child(interruptions.reduce(0) { $0 | 1 << UInt64($1 - 1) })
+    if result < 0 { throw Errno(rawValue: Int32(-result)) }
+    setpgid(0, 0)
+    // When the last thread of a tracee goes after its leader, the tracer is sent the exit signal of that process, whatever it is
+    // (kernel/exit.c: release_task). SIGALRM has a handler (Ptrace.limitWaiting).
+    hold((1...64).filter { $0 != SIGALRM })
+    _ = cl_syscall(Int(__NR_prctl), 1 /* PR_SET_PDEATHSIG */, Int(SIGTERM), 0, 0, 0, 0)
+    // It may have died before that.
+    if getppid() != parent { exit(1) }
+    DescriptorRoom.make()
+    exit(onThread(work))
   }
 
   /// Runs `work` on a thread that was made for it, and waits.
   ///
-  /// Swift's locks hold the TID of their owner, which each thread asks for once. A forked thread goes on with its parent's, and two
+  /// Swift's locks hold the TID of their owner, which each thread asks for once. The child goes on with its parent's, and two
   /// threads that meet at such a lock would wait for a process that does not know of it.
   private static func onThread(_ work: () -> Int32) -> Int32 {
     withoutActuallyEscaping(work) { work in
@@ -67,16 +66,5 @@ public enum Guarded {
     var signal: Int32 = 0
     sigwait(&set, &signal)
     return signal
-  }
-
-  /// Passes the user's wish to stop on, and waits.
-  private static func watch(_ child: Int32) -> Int32 {
-    while true {
-      var status: Int32 = 0
-      if waitpid(child, &status, WNOHANG) == child {
-        return status & 0x7f == 0 ? (status >> 8) & 0xff : 128 + (status & 0x7f)
-      }
-      if take(interruptions + [SIGCHLD]) != SIGCHLD { kill(child, SIGTERM) }
-    }
   }
 }

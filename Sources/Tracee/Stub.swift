@@ -24,10 +24,7 @@ public enum Stub {
     }
     guard written == image.count else { throw .ioError }
     area.expectStart()
-    var arguments = arguments
-    let pid = withUnsafeMutablePointer(to: &arguments) {
-      cl_spawn($0, file.rawValue, UInt64.max)
-    }
+    let pid = withUnsafePointer(to: arguments) { cl_spawn($0, file.rawValue) }
     if pid < 0 {
       area.withdrawStart()
       throw Errno(rawValue: Int32(-pid))

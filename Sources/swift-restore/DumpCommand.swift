@@ -68,7 +68,7 @@ struct DumpRequest: Request {
   var options = DumpOptions()
 
   func run() throws {
-    let code = try Guarded.run {
+    try Guarded.run {
       do {
         try dump()
         return 0
@@ -79,7 +79,6 @@ struct DumpRequest: Request {
         return 1
       }
     }
-    if code != 0 { throw ExitCode(code) }
   }
 
   private func dump() throws {

@@ -71,21 +71,14 @@ struct cl_clone_args {
 	uint64_t set_tid, set_tid_size, cgroup;
 };
 
-/// Makes a child that becomes the program in `executable` at once: clone3 with `args`, then, in the
-/// child, only raw system calls: block every signal, new `/proc`-independent execveat of the descriptor.
-/// Returns the child's PID, or -errno. A child that cannot exec exits with 127.
-static inline long cl_spawn(const struct cl_clone_args *args, int executable, uint64_t sigmask)
-{
-	long pid = cl_syscall(__NR_clone3, (long)args, sizeof(*args), 0, 0, 0, 0);
-	if (pid != 0)
-		return pid;
-	char *argv[] = { (char *)"swift-restore-stub", 0 };
-	char *envp[] = { 0 };
-	cl_syscall(__NR_rt_sigprocmask, CL_SIG_SETMASK, (long)&sigmask, 0, 8, 0, 0);
-	cl_syscall(__NR_execveat, executable, (long)"", (long)argv, (long)envp, CL_AT_EMPTY_PATH, 0);
-	cl_syscall(__NR_exit_group, 127, 0, 0, 0, 0, 0);
-	__builtin_unreachable();
-}
+/// Makes a child that becomes the program in `executable` at once, with every signal blocked: clone3 with `args`, and an execveat of
+/// the descriptor. Returns the child's PID when it has its own memory, or -errno. A child that cannot exec exits with 127.
+long cl_spawn(const struct cl_clone_args *args, int executable);
+
+/// Leaves the rest of the program to a child that has all of this process's memory, and returns there: 0, or -errno here if there is
+/// none. This process does nothing from then on but wait, pass `signals` on as SIGTERM, and end as the child ends: with its exit
+/// code, or 128 and the signal. `signals` and SIGCHLD are blocked already.
+long cl_leave_to_child(uint64_t signals);
 
 /// The calling thread's robust list head (Documentation/locking/robust-futex-ABI.rst).
 struct cl_robust_head {
