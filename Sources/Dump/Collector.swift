@@ -27,7 +27,7 @@ struct Collector {
   mutating func collect(_ tasks: [DumpedTask], _ companion: Companion, _ write: @escaping WriteThread) throws(Failure) {
     let inquiries = tasks.compactMap { Inquiry($0, deadManSwitch) }
     // Each of these lets all tasks run before it waits for the first.
-    for inquiry in inquiries { try inquiry.process.beginOpen(calls: inquiry.task.unknownFlags, copy: dump.options.snapshot) }
+    for inquiry in inquiries { try inquiry.process.beginOpen(calls: inquiry.task.descriptors.count, copy: dump.options.snapshot) }
     for inquiry in inquiries { try inquiry.process.advanceOpen() }
     for inquiry in inquiries { try inquiry.process.awaitOpen() }
     try companion.shareEach(of: inquiries) { (inquiry) throws(Failure) in try inquiry.compose() }

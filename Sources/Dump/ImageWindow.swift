@@ -22,12 +22,7 @@ private func readMemory(of pid: Int32, _ ranges: [Range<UInt64>], into room: Uns
 enum ImageWindow {
   /// On a tmpfs only: elsewhere every page that is touched costs the file system a transaction.
   private static func isWorthwhile(_ file: Int32) -> Bool {
-    // struct statfs: the type is its first word, of 15
-    var status = [Int](repeating: 0, count: 16)
-    let result = status.withUnsafeMutableBytes {
-      cl_syscall(Int(__NR_fstatfs), Int(file), Int(bitPattern: $0.baseAddress), 0, 0, 0, 0)
-    }
-    return result == 0 && status[0] == 0x0102_1994  // TMPFS_MAGIC
+    fileSystemType(file) == 0x0102_1994  // TMPFS_MAGIC
   }
 
   /// Gives the image its length, which a mapping cannot; not while another writes, who would have to end first.

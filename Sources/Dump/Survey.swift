@@ -14,7 +14,7 @@ struct Survey {
   private(set) var objections: [String] = []
   private(set) var namespaces: NamespaceTable?
   private var byPID: [Int32: DumpedTask] = [:]
-  private let buffer = ReadBuffer()
+  private let examiner: DescriptorExaminer
 
   private(set) var pidNamespaces: PIDNamespaces
 
@@ -23,6 +23,7 @@ struct Survey {
 
   /// Looks at every task. Throws only what makes looking impossible.
   init(looking frozen: [FrozenTask], _ glances: Glances, _ options: DumpOptions, _ companion: Companion) throws(Failure) {
+    examiner = DescriptorExaminer(companion)
     pidNamespaces = try about("looking at this process's PID namespace") { () throws(Errno) in try PIDNamespaces() }
     let own = try about("reading this process's namespaces") { () throws(Errno) in
       try NamespaceInodes(folder: .own).all()
@@ -43,7 +44,7 @@ struct Survey {
       // The first is that of PIDs, which only a task that exits has none of (kernel/exit.c: exit_task_namespaces).
       if glance.namespace(.net) == 0 { throw Failure("\(dumped.description) died while it was being dumped") }
       try table.look(at: dumped, inodes: glance.namespace)
-      try look(at: dumped, task, glance, own, table, options, companion)
+      try look(at: dumped, task, glance, own, table, options)
     }
     table.pidNamespaceIDs = pidNamespaces.ids
     objections += try table.objections()
@@ -59,7 +60,7 @@ struct Survey {
 
   private mutating func look(
     at task: DumpedTask, _ frozen: FrozenTask, _ glance: Glance, _ own: [UInt64], _ table: NamespaceTable,
-    _ options: DumpOptions, _ companion: Companion
+    _ options: DumpOptions
   )
     throws(Failure)
   {
@@ -118,7 +119,7 @@ struct Survey {
         }
       }
     }
-    objections += try DescriptorTable.survey(task, parent: byPID[task.parent], options, buffer, companion)
+    objections += try DescriptorTable.survey(task, parent: byPID[task.parent], options, examiner)
     byPID[task.pid] = task
     objections += table.objections(to: task)
     if let vdso = task.mappings.first(where: { $0.name == Array("[vdso]".utf8) }) {

@@ -39,6 +39,17 @@ public final class ReadBuffer {
     return UnsafeRawBufferPointer(rebasing: storage[..<count])
   }
 
+  /// Reads a small file of `/proc` that is kept open from its beginning, which has the kernel make it anew (man 2 pread).
+  public func readAgain(_ fd: Int32) throws(Errno) -> UnsafeRawBufferPointer {
+    var count = 0
+    while true {
+      if count == storage.count { grow() }
+      let n = try syscall(__NR_pread64, Int(fd), Int(bitPattern: storage.baseAddress) + count, storage.count - count, count)
+      count += n
+      if n < pageSize { return UnsafeRawBufferPointer(rebasing: storage[..<count]) }
+    }
+  }
+
   /// Hands out the whole lines of a file of `/proc`, piece after piece, to its end.
   ///
   /// The kernel makes whole records until it has as many bytes as are asked for. What does not fit into its page any more it throws away,

@@ -10,7 +10,7 @@ public enum DescriptorTable {
   /// Looks at every descriptor. What cannot be dumped is returned in words; nothing has been changed. `parent` has been looked at
   /// before.
   public static func survey(
-    _ task: DumpedTask, parent: DumpedTask?, _ options: DumpOptions, _ buffer: ReadBuffer, _ companion: Companion
+    _ task: DumpedTask, parent: DumpedTask?, _ options: DumpOptions, _ examiner: DescriptorExaminer
   ) throws(Failure) -> [String] {
     // Since Linux 6.2 the size is the number of descriptors (fs/proc/fd.c: proc_fd_getattr).
     let count = try about("\(task.description): counting its descriptors") { () throws(Errno) in
@@ -19,26 +19,13 @@ public enum DescriptorTable {
     if let parent { task.descriptors = inherited(task, from: parent, count: count) }
     if count > 0, task.descriptors.count == count { return [] }
 
-    let examiner = try DescriptorExaminer(task)
-    var known: [Int32: DumpedDescriptor] = [:]
-    for descriptor in task.descriptors { known[descriptor.number] = descriptor }
-    let unknown = try examiner.candidates(count, buffer).filter { known[$0] == nil }
-    let examined = try examiner.examine(unknown, buffer, companion)
-    task.descriptors.reserveCapacity(known.count + examined.count)
-    var objections: [String] = []
-    for (number, file, closesOnExec) in examined {
-      guard let kind = fileKinds.first(where: { $0.matches(file) }) else {
-        objections.append("\(file.description): \(UnsupportedFile.feature(file))")
-        continue
-      }
-      if let objection = kind.objection(file, options) {
-        objections.append("\(file.description): \(objection)")
-      }
-      task.descriptors.append(
-        DumpedDescriptor(number: number, file: DumpedDescription(file, kind), closesOnExec: closesOnExec))
+    let found = try examiner.examine(task, count: count, known: Set(task.descriptors.lazy.map(\.number)), options)
+    if task.descriptors.isEmpty {
+      task.descriptors = found.descriptors
+    } else if !found.descriptors.isEmpty {
+      task.descriptors = (task.descriptors + found.descriptors).sorted { $0.number < $1.number }
     }
-    if !known.isEmpty { task.descriptors.sort { $0.number < $1.number } }
-    return objections
+    return found.objections
   }
 
   /// The descriptors that name the very description that the parent has under the same number: there is nothing new to find out
@@ -52,7 +39,7 @@ public enum DescriptorTable {
       let number = Int(descriptor.number)
       // EBADF: it has no such descriptor.
       guard let order = try? kcmp(task.pid, parent.pid, .file, number, number), order == 0 else { continue }
-      list.append(DumpedDescriptor(number: descriptor.number, file: descriptor.file, closesOnExec: nil))
+      list.append(descriptor)
     }
     // Siblings have often inherited the same, and hold one list.
     if list.elementsEqual(parent.lastInherited, by: { $0.number == $1.number && $0.file === $1.file }) { return parent.lastInherited }
@@ -67,7 +54,6 @@ public enum DescriptorTable {
       var entry = FdinfoEntry()
       entry.id = try descriptor.file.id(dump)
       entry.fd = UInt32(descriptor.number)
-      entry.flags = descriptor.closesOnExec == true ? 1 : 0  // FD_CLOEXEC
       entry.type = descriptor.file.kind.type
       task.descriptorEntries.append(entry)
     }

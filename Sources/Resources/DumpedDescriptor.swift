@@ -10,8 +10,6 @@ import Tracee
 public struct DumpedDescriptor {
   public let number: Int32
   let file: DumpedDescription
-  /// FD_CLOEXEC; `nil` if it is still to be asked of the task.
-  var closesOnExec: Bool?
 }
 
 /// A file description of the tree under dump, which many descriptors may name.
@@ -64,75 +62,84 @@ final class KeptDuplicate: Sendable {
   }
 }
 
-/// Finds out what a description is. A duplicate tells it at a tenth of the price of the same from `/proc`, where what only some
-/// kinds have is read.
-final class DescriptorExaminer {
-  private let task: DumpedTask
-  private let pidfd: Descriptor
-  /// `/proc/PID/fdinfo`
-  private let infos: Descriptor
-  /// `/proc/self/fd`: the name of a duplicate is found there sooner than that of the original at its place.
-  private let names: Descriptor
+/// Finds out what descriptions are. A duplicate tells it at a tenth of the price of the same from the task's `/proc`.
+public final class DescriptorExaminer {
+  private let companion: Companion
+  private let buffer = ReadBuffer()
+  private var window: OwnDescriptor?
 
-  init(_ task: DumpedTask) throws(Failure) {
-    self.task = task
-    pidfd = try about("\(task.description): pidfd_open") { () throws(Errno) in try pidfdOpen(task.pid) }
-    infos = try about("\(task.description): fdinfo") { () throws(Errno) in
-      try task.directory.open("fdinfo", O_RDONLY | O_DIRECTORY)
+  public init(_ companion: Companion) { self.companion = companion }
+
+  /// What is there, and what of it cannot be dumped, in words.
+  typealias Found = (descriptors: [DumpedDescriptor], objections: [String])
+
+  private static let numbersAtOnce = 64
+
+  /// Examines the `count` descriptors of a task but those that are `known`; many by turns with the companion.
+  func examine(_ task: DumpedTask, count: Int, known: Set<Int32>, _ options: DumpOptions) throws(Failure) -> Found {
+    let numbers = try candidates(task, count).filter { !known.contains($0) }
+    let pidfd = try about("\(task.description): pidfd_open") { () throws(Errno) in try pidfdOpen(task.pid) }
+    let examination = Examination(task: task, pidfd: pidfd.rawValue, options: options)
+    if window == nil { window = try OwnDescriptor.window() }
+    guard let window else { return ([], []) }
+    if numbers.count < 2 * Self.numbersAtOnce { return try examination.examine(numbers[...], window, buffer) }
+    companion.hire()
+    let parts = stride(from: 0, to: numbers.count, by: Self.numbersAtOnce).map {
+      numbers[$0..<min($0 + Self.numbersAtOnce, numbers.count)]
     }
-    names = try about("/proc/self/fd") { () throws(Errno) in try Descriptor.open("/proc/self/fd", O_PATH | O_DIRECTORY) }
+    let turns = Turns(parts.count)
+    typealias Part = (turn: Int, found: Found)
+    func takeParts(_ window: OwnDescriptor, _ buffer: ReadBuffer) throws(Failure) -> [Part] {
+      var taken: [Part] = []
+      while let turn = turns.next() { taken.append((turn, try examination.examine(parts[turn], window, buffer))) }
+      return taken
+    }
+    var (mine, theirs): ([Part], [Part]) = ([], [])
+    try companion.share(
+      { () throws(Failure) in mine = try takeParts(window, buffer) },
+      { () throws(Failure) in theirs = try takeParts(OwnDescriptor.window(), ReadBuffer()) })
+    let all = (mine + theirs).sorted { $0.turn < $1.turn }
+    return (all.flatMap(\.found.descriptors), all.flatMap(\.found.objections))
   }
 
-  /// A descriptor, the file, and whether the descriptor closes on exec; `nil`: the task must be asked.
-  typealias Examined = (number: Int32, file: DumpedFile, closesOnExec: Bool?)
-
   /// Numbers among which all descriptors are, in ascending order; `count` of them are in use.
-  func candidates(_ count: Int, _ buffer: ReadBuffer) throws(Failure) -> [Int32] {
+  private func candidates(_ task: DumpedTask, _ count: Int) throws(Failure) -> [Int32] {
     // To ask for a number that is not used takes a tenth of the time in which a listing shows one that is.
     if count > 0, task.status.tableSize / 8 <= count { return Array(0..<task.status.tableSize) }
     return try about("\(task.description): reading its descriptors") { () throws(Errno) in
       try task.directory.numbers(in: "fd", buffer).sorted()
     }
   }
+}
 
-  private static let numbersAtOnce = 64
+/// The examination of one task's descriptors, which two threads may make.
+private struct Examination {
+  let task: DumpedTask
+  let pidfd: Int32
+  let options: DumpOptions
 
-  /// Examines those of some numbers that are in use; many by turns with the companion.
-  func examine(_ numbers: [Int32], _ buffer: ReadBuffer, _ companion: Companion) throws(Failure) -> [Examined] {
-    if numbers.count < 2 * Self.numbersAtOnce { return try examine(numbers[...], buffer) }
-    companion.hire()
-    let parts = stride(from: 0, to: numbers.count, by: Self.numbersAtOnce).map {
-      numbers[$0..<min($0 + Self.numbersAtOnce, numbers.count)]
-    }
-    let turns = Turns(parts.count)
-    typealias Part = (turn: Int, list: [Examined])
-    func takeParts(_ buffer: ReadBuffer) throws(Failure) -> [Part] {
-      var taken: [Part] = []
-      while let turn = turns.next() { taken.append((turn, try examine(parts[turn], buffer))) }
-      return taken
-    }
-    var (mine, theirs): ([Part], [Part]) = ([], [])
-    try companion.share(
-      { () throws(Failure) in mine = try takeParts(buffer) },
-      { () throws(Failure) in theirs = try takeParts(ReadBuffer()) })
-    return (mine + theirs).sorted { $0.turn < $1.turn }.flatMap(\.list)
-  }
-
-  private func examine(_ numbers: ArraySlice<Int32>, _ buffer: ReadBuffer) throws(Failure) -> [Examined] {
-    var list: [Examined] = []
-    list.reserveCapacity(numbers.count)
+  func examine(_ numbers: ArraySlice<Int32>, _ window: OwnDescriptor, _ buffer: ReadBuffer) throws(Failure) -> DescriptorExaminer.Found {
+    var found: DescriptorExaminer.Found = ([], [])
+    found.descriptors.reserveCapacity(numbers.count)
     for number in numbers {
-      let examined = try about("\(task.description): descriptor \(number)") { () throws(Errno) in try examine(number, buffer) }
-      if let examined { list.append(examined) }
+      let file = try about("\(task.description): descriptor \(number)") { () throws(Errno) in try examine(number, window, buffer) }
+      guard let file else { continue }
+      guard let kind = fileKinds.first(where: { $0.matches(file) }) else {
+        found.objections.append("\(file.description): \(UnsupportedFile.feature(file))")
+        continue
+      }
+      if let objection = kind.objection(file, options) { found.objections.append("\(file.description): \(objection)") }
+      found.descriptors.append(DumpedDescriptor(number: number, file: DumpedDescription(file, kind)))
     }
-    return list
+    window.clear()
+    return found
   }
 
   /// `nil`: there is no such descriptor.
-  private func examine(_ number: Int32, _ buffer: ReadBuffer) throws(Errno) -> Examined? {
+  private func examine(_ number: Int32, _ window: OwnDescriptor, _ buffer: ReadBuffer) throws(Errno) -> DumpedFile? {
     let duplicate: Descriptor
     do throws(Errno) {
-      duplicate = try pidfdGetfd(pidfd.rawValue, number)
+      duplicate = try pidfdGetfd(pidfd, number)
     } catch {
       if error == .badFileDescriptor { return nil }
       throw error
@@ -143,27 +150,31 @@ final class DescriptorExaminer {
     let isPath = file.info.flags & UInt32(O_PATH) != 0
     if !isPath { file.fown = try FownEntry(of: duplicate.rawValue) }
     if file.format == S_IFIFO, !isPath, UInt64(file.stat.st_dev) == Pipe.device {
-      // All that fdinfo would add is close-on-exec: an unnamed pipe has no position.
+      // fdinfo would add nothing: an unnamed pipe has no position.
       file.link = Array("pipe:[\(file.stat.st_ino)]".utf8)
       file.isEmptyPipe = try Pipe.isEmpty(duplicate.rawValue)
-      return (number, file, nil)
+      return file
     }
-    file.link = try readlink(at: names.rawValue, String(duplicate.rawValue))
-    // It alone tells of locks: /proc/locks has the whole machine wait for it (fs/locks.c: locks_start).
-    let info = try Descriptor.open(at: infos.rawValue, String(number))
-    file.info = FdInfo(try buffer.readAll(info.rawValue, longestRecord: 512))
+    try window.show(duplicate)
+    file.link = try window.link()
+    file.info = try window.info(buffer)
+    // The locks of a process are shown with its own descriptors only (fs/locks.c: __show_fd_locks).
+    if !isPath, window.mayBeLocked(duplicate, file.stat) {
+      let info = try task.directory.open("fdinfo/\(number)")
+      file.info.locks = FdInfo(try buffer.readAll(info.rawValue, longestRecord: 512)).locks
+    }
     file.duplicated = KeptDuplicate.of(duplicate)
-    return (number, file, file.info.flags & UInt32(O_CLOEXEC) != 0)
+    return file
   }
 }
 
-/// Which descriptors close on exec, as far as that is not known from outside (man 2 fcntl, F_GETFD).
+/// Which descriptors close on exec (man 2 fcntl, F_GETFD): the one thing that a duplicate does not tell.
 struct CloseOnExecFlags: TaskState {
   private var asked: [(index: Int, call: SyscallProgram.Call)] = []
 
   init(asking program: inout SyscallProgram, in thread: DumpedThread) {
     guard let task = thread.task else { return }
-    for (index, descriptor) in task.descriptors.enumerated() where descriptor.closesOnExec == nil {
+    for (index, descriptor) in task.descriptors.enumerated() {
       let call = program.call(
         __NR_fcntl, Argument(descriptor.number), Argument(F_GETFD), for: "reading the flag of descriptor",
         UInt64(descriptor.number))

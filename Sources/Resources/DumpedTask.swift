@@ -64,9 +64,6 @@ public final class DumpedTask {
     if let copy { try Descriptor.open("/proc/\(copy)/pagemap") } else { try directory.open("pagemap") }
   }
 
-  /// How many descriptors there are whose close-on-exec flag the task has to be asked for.
-  public var unknownFlags: Int { descriptors.count { $0.closesOnExec == nil } }
-
   public var isZombie: Bool { threads.isEmpty }
 
   /// Whether it is worth the companion's while to do a part of what there is to do for its threads.
