@@ -95,7 +95,7 @@ final class Batches {
     for task in batches[index] where !task.isZombie {
       try AddressSpace.record(task, dump)
       try FileSystemContext.record(task, dump)
-      try DescriptorTable.record(task, dump)
+      try DescriptorTable.record(task, dump, companion)
     }
   }
 

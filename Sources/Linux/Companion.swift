@@ -141,7 +141,7 @@ extension Companion {
   /// Does two halves of a job: the caller's own, and the other one. Both have ended when this returns or throws. While the companion
   /// is busy the caller does both.
   public func share(_ mine: () throws(Failure) -> Void, _ theirs: @escaping Job) throws(Failure) {
-    if isBusy, sem_trywait(desk.done) == 0 { isBusy = false }
+    noteEnd()
     if isBusy {
       try mine()
       return try theirs()
@@ -154,6 +154,14 @@ extension Companion {
       throw error
     }
     try wait()
+  }
+
+  private func noteEnd() { if isBusy, sem_trywait(desk.done) == 0 { isBusy = false } }
+
+  /// Whether there is one that would begin at once with its part of a job. A job of its own finds that it has no time.
+  public var hasTime: Bool {
+    noteEnd()
+    return isHired && !isBusy
   }
 
   /// Does something with each item, by turns with the caller.

@@ -48,11 +48,12 @@ public enum DescriptorTable {
   }
 
   /// Records what the survey found.
-  public static func record(_ task: DumpedTask, _ dump: DumpContext) throws(Failure) {
+  public static func record(_ task: DumpedTask, _ dump: DumpContext, _ companion: Companion) throws(Failure) {
+    try dump.files.arrange(task.descriptors, companion)
     task.descriptorEntries.reserveCapacity(task.descriptors.count)
     for descriptor in task.descriptors {
       var entry = FdinfoEntry()
-      entry.id = try descriptor.file.id(dump)
+      entry.id = try dump.files.id(of: descriptor.file, dump)
       entry.fd = UInt32(descriptor.number)
       entry.type = descriptor.file.kind.type
       task.descriptorEntries.append(entry)

@@ -16,19 +16,12 @@ public struct DumpedDescriptor {
 final class DumpedDescription {
   let file: DumpedFile
   let kind: any FileKind.Type
-  private var known: UInt32?
+  /// Once it has been compared with others.
+  var member: FileTable.Member?
 
   init(_ file: DumpedFile, _ kind: any FileKind.Type) {
     self.file = file
     self.kind = kind
-  }
-
-  /// Its number in `files.img`; recorded if it is asked for the first time.
-  func id(_ dump: DumpContext) throws(Failure) -> UInt32 {
-    if let known { return known }
-    let id = try dump.files.id(of: file, kind: kind, dump)
-    known = id
-    return id
   }
 }
 
