@@ -127,6 +127,8 @@ struct ThreadGlance {
   var status: ProcStatus
   /// In the order of ``kinds``.
   var namespaces: [UInt64]
+  /// What it does not share with the process's first thread, though all that can be dumped do (man 2 unshare).
+  var unshared: [KernelObject]
 
   /// What a thread can have of its own; the others are shared with more (man 2 setns).
   static let kinds: [NamespaceInodes.Kind] = [.uts, .ipc, .net, .cgroup]
@@ -143,6 +145,11 @@ struct ThreadGlance {
       var list: [UInt64] = []
       for kind in Self.kinds { list.append(try inodes.inode(kind)) }
       return list
+    }
+    unshared = try about("task \(task.pid): kcmp with thread \(tid)") { () throws(Errno) in
+      var unshared: [KernelObject] = []
+      for kind in [KernelObject.files, .fs] where try kcmp(task.pid, tid, kind) != 0 { unshared.append(kind) }
+      return unshared
     }
   }
 }

@@ -108,15 +108,10 @@ struct Survey {
     if let (tid, kind) = glance.stray {
       objections.append("\(task.description): thread \(tid) lives in another namespace than its process (\(kind.rawValue)-ns)")
     }
-    for thread in frozen.threads where thread.tid != task.pid {
-      for (kind, feature) in [(KernelObject.files, "unshare-files"), (.fs, "unshare-fs")] {
-        let order = try about("\(task.description): kcmp with thread \(thread.tid)") { () throws(Errno) in
-          try kcmp(task.pid, thread.tid, kind)
-        }
-        if order != 0 {
-          objections.append(
-            "\(task.description): thread \(thread.tid) has \(kind == .files ? "descriptors" : "directories") of its own (\(feature))")
-        }
+    for thread in glance.threads {
+      for kind in thread.unshared {
+        let (what, feature) = kind == .files ? ("descriptors", "unshare-files") : ("directories", "unshare-fs")
+        objections.append("\(task.description): thread \(thread.tid) has \(what) of its own (\(feature))")
       }
     }
     objections += try DescriptorTable.survey(task, parent: byPID[task.parent], options, examiner)
