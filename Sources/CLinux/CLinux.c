@@ -2,6 +2,7 @@
 #include "CLinux.h"
 #include <sched.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <sys/time.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -56,6 +57,11 @@ long cl_spawn(const struct cl_clone_args *args, int executable) {
   long pid = cl_clone_exec(&shared, executable, argv, envp);
   cl_syscall(__NR_rt_sigprocmask, SIG_SETMASK, (long)&old, 0, 8, 0, 0);
   return pid;
+}
+
+void cl_make_heap(size_t bytes) {
+  void *volatile all = malloc(bytes);
+  free(all);
 }
 
 static uint64_t passed;

@@ -64,9 +64,6 @@ public struct ImageDirectory: ~Copyable, Sendable {
     try createOwned(file.fileName).release()
   }
 
-  /// Bytes of an image; 0 if it is not there.
-  public func size(of file: ImageFile) -> Int { SystemCalls.size(descriptor, file.fileName) }
-
   /// Opens a file, at its beginning, without looking at the header. The caller closes the descriptor.
   public func open(_ file: ImageFile) throws(ImageError) -> FileDescriptor {
     try openOwned(file.fileName).release()

@@ -63,12 +63,6 @@ enum SystemCalls {
     return Int(status.st_size)
   }
 
-  /// The size of a file in a folder, in bytes; 0 if there is none.
-  static func size(_ folder: FileDescriptor, _ name: String) -> Int {
-    var status = stat()
-    return fstatat(folder.rawValue, name, &status, AT_SYMLINK_NOFOLLOW) == 0 ? Int(status.st_size) : 0
-  }
-
   /// Reads until the buffer is full or the file ends, and returns how many bytes that were.
   static func pread(_ file: FileDescriptor, into buffer: UnsafeMutableRawBufferPointer, at offset: Int)
     throws(Errno)

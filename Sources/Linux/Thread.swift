@@ -7,10 +7,11 @@ import SystemPackage
 /// It has its root and working directory to itself (unshare(2), CLONE_FS): who shares them with another thread may not enter a mount
 /// namespace (man 2 setns).
 func startThread(_ body: @escaping () -> Void) -> pthread_t? {
-  // The thread gets a heap of its own, lest the two wait for each other. It would grow by a page and one mprotect at a time
-  // (glibc malloc/arena.c: grow_heap).
+  // One of two threads gets a heap of its own, lest they wait for each other. What a heap has it keeps (man 3 mallopt).
   mallopt(M_ARENA_MAX, 2)
   mallopt(M_TOP_PAD, 256 << 10)
+  mallopt(M_MMAP_THRESHOLD, 32 << 20)
+  mallopt(M_TRIM_THRESHOLD, 64 << 20)
   let work = Unmanaged.passRetained(Work(body))
   var thread = pthread_t()
   let result = pthread_create(
@@ -19,6 +20,7 @@ func startThread(_ body: @escaping () -> Void) -> pthread_t? {
       guard let context else { return nil }
       let work = Unmanaged<Work>.fromOpaque(context).takeRetainedValue()
       _ = cl_syscall(Int(__NR_unshare), 0x200 /* CLONE_FS */, 0, 0, 0, 0, 0)
+      cl_make_heap(16 << 20)
       work.body()
       return nil
     }, work.toOpaque())

@@ -279,7 +279,6 @@ public struct AddressSpace: TaskState {
   typealias Inherited = [UInt64: UInt32]
 
   private static let fewBytes: UInt64 = 32 << 10
-  private static let manyBytes: UInt64 = 4 << 20
 
   /// Those that the donor has too, if the task shared pages of them with it, or the donor has no pages in them, or if they are small:
   /// then its pages are copied when the task writes its own. What is left as it is costs no call; to map it again takes the kernel
@@ -302,7 +301,7 @@ public struct AddressSpace: TaskState {
       let hasPages = other.hasSome(of: donorPages, &nextPages)
       let isShared = nextShared < shared.count && shared[nextShared] < vma.end
       // What is large and empty there, and not here, is filled quickest where it is new.
-      let isToBeFilled = vma.isPlainMemory && vma.length > manyBytes && vma.hasSome(of: pages, &nextOwn)
+      let isToBeFilled = vma.isPlainMemory && vma.length > Filling.least && vma.hasSome(of: pages, &nextOwn)
       let isSmall = hasPages ? vma.length <= fewBytes : !isToBeFilled
       guard isShared || isSmall && other.vmFlags == vma.vmFlags && vma.flags & MAP_HUGETLB == 0 else { continue }
       kept[vma.start] = other.prot

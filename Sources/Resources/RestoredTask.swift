@@ -56,8 +56,6 @@ public final class RestoredTask {
 
   /// The task whose memory the stub was born with; `nil` if there was none in its parent yet.
   public var donor: RestoredTask?
-  /// What gives it its memory was composed before its birth was noted.
-  public var isBegun = false
   /// What it needs nobody else for has been appended to its programs, with its memory or after it.
   public var isEquipped = false
   /// Its mappings and pages are in place.

@@ -256,7 +256,8 @@ struct Forking {
     switch child {
     case .tool: break
     case .task(let id):
-      if !plan.tasks[id.index].isBegun { (plan.tasks[id.index].donor, plan.tasks[id.index].vdsoBase) = (donor, vdso) }
+      // One with a head start knows.
+      if !plan.tasks[id.index].hasMemory { (plan.tasks[id.index].donor, plan.tasks[id.index].vdsoBase) = (donor, vdso) }
       plan.tasks[id.index].tracerPID = pid
       if !plan.tasks[id.index].isZombie { construction.nowLives(pid, construction.name(child)) }
     case .helper(let id):

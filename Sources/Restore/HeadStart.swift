@@ -82,7 +82,6 @@ extension Construction {
   /// It must not have children before it has its memory.
   fileprivate func composeAhead(_ child: HeadStart.Child) throws(Failure) -> ProgramSequence {
     let task = child.task
-    task.isBegun = true
     (task.donor, task.vdsoBase) = (child.donor, child.vdsoBase)
     var sequence = ProgramSequence(area.slots[plan.slot(of: task)])
     try compose(task, &sequence)

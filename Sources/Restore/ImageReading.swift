@@ -267,7 +267,7 @@ struct LoadedCheckpoint {
   private static func readMemory(
     of pid: UInt32, _ restore: RestoreContext, _ companion: Companion?
   ) throws(Failure) -> (MmEntry, Pagemap) {
-    guard let companion, restore.directory.size(of: .mm(pid)) >= long else {
+    guard let companion, try size(of: .mm(pid), restore) >= long else {
       return (try restore.one(MmEntry.self, .mm(pid)), try readPagemap(of: pid, restore))
     }
     companion.hire()
@@ -294,10 +294,14 @@ struct LoadedCheckpoint {
   }
 
   private static func checkPages(_ task: RestoredTask, _ restore: RestoreContext) throws(Failure) {
-    let size = try about("pages-\(task.pagesID).img") { () throws(Errno) -> UInt64 in
+    try task.checkPages(size: try size(of: .pages(task.pagesID), restore))
+  }
+
+  /// Bytes of an image; 0 if it is not there.
+  private static func size(of file: ImageFile, _ restore: RestoreContext) throws(Failure) -> UInt64 {
+    try about(file.fileName) { () throws(Errno) -> UInt64 in
       do throws(Errno) {
-        let name = ImageFile.pages(task.pagesID).fileName
-        let status = try fstat(at: restore.directory.descriptor.rawValue, name, followLinks: false)
+        let status = try fstat(at: restore.directory.descriptor.rawValue, file.fileName, followLinks: false)
         guard status.st_mode & S_IFMT == S_IFREG else { throw .tooManySymbolicLinkLevels }
         return UInt64(status.st_size)
       } catch {
@@ -305,7 +309,6 @@ struct LoadedCheckpoint {
         return 0
       }
     }
-    try task.checkPages(size: size)
   }
 }
 

@@ -15,8 +15,6 @@ struct Release {
   private let mine: Share
   private let theirs: Share
   private let companion = Companion()
-  /// Bytes of this CPU's extended state.
-  private var extendedStateSize = 0
 
   private typealias Place = (thread: RestoredThread, task: RestoredTask)
 
@@ -46,16 +44,15 @@ struct Release {
     (self.mine, self.theirs) = (mine, theirs)
   }
 
-  mutating func run() throws(Failure) {
+  func run() throws(Failure) {
+    guard let first = tasks.first else { return }
     if !theirs.places.isEmpty { companion.hire() }
     try each(Self.stop)
-    if let first = tasks.first {
-      extendedStateSize = try about("\(first.description): reading its extended registers") { () throws(Errno) in
-        try Ptrace.extendedState(first.tracerPID).count
-      }
+    let extendedStateSize = try about("\(first.description): reading its extended registers") { () throws(Errno) in
+      try Ptrace.extendedState(first.tracerPID).count
     }
     // All threads are stopped: nobody needs the area any more.
-    let (construction, extendedStateSize) = (construction, extendedStateSize)
+    let construction = construction
     try each { (share) throws(Failure) in
       let processes = share.processes
       for first in stride(from: 0, to: processes.count, by: Self.batchSize) {

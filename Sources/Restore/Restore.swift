@@ -72,8 +72,7 @@ public enum Restore {
       // Who reads the PID may ask this process to stop at once: where it passes that on, the signal waits until it does.
       if construction.topPID != plan.tasks[0].tracerPID { Guarded.hold(Guarded.interruptions + [SIGCHLD]) }
       try pidfile?.write(plan.tasks[0].tracerPID)
-      var release = Release(construction)
-      try release.run()
+      try Release(construction).run()
       inits.letGo()
     } catch {
       construction.destroy()

@@ -75,6 +75,10 @@ struct cl_clone_args {
 /// the descriptor. Returns the child's PID when it has its own memory, or -errno. A child that cannot exec exits with 127.
 long cl_spawn(const struct cl_clone_args *args, int executable);
 
+/// Makes the heap of this thread so large that it need not grow before that is used up. The heap of a thread that is not the first grows by
+/// what is asked for and no more, with an mprotect for nearly every page (glibc malloc/arena.c: grow_heap).
+void cl_make_heap(size_t bytes);
+
 /// Leaves the rest of the program to a child that has all of this process's memory, and returns there: 0, or -errno here if there is
 /// none. This process does nothing from then on but wait, pass `signals` on as SIGTERM, and end as the child ends: with its exit
 /// code, or 128 and the signal. `signals` and SIGCHLD are blocked already.

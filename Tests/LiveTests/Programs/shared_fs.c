@@ -1,4 +1,4 @@
-// Tasks that share their root, working directory and umask (CLONE_FS) still do; a task that does not, does not.
+// Tasks that share their working directory and umask (CLONE_FS) still do; a task that does not, does not.
 #include "check.h"
 
 static pid_t child_with(int flags) { return MUST(syscall(SYS_clone, flags | SIGCHLD, 0, 0, 0, 0)); }
