@@ -144,6 +144,11 @@ extension Live {
         """
       try Job.run(["python3", "-c", script], named: "locks") { job in
         _ = Processes.poll(10) { Files.exists(job.path("ready")) }
+        // One that somebody else has on a file is not the tree's.
+        let others = open(job.path("free"), O_WRONLY)
+        defer { close(others) }
+        var lock = flock(l_type: Int16(F_WRLCK), l_whence: 0, l_start: 0, l_len: 0, l_pid: 0)
+        #expect(fcntl(others, F_SETLK, &lock) == 0)
         let outcome = try job.tryDump()
         expectRefusal(outcome, naming: ["held: a file lock (file-locks)", "bytes: a file lock", "leased: a file lock"])
         #expect(!outcome.errors.contains("free"), "\(outcome.errors)")
