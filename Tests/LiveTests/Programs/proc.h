@@ -88,10 +88,14 @@ static inline struct vma *__attribute__((unused)) vma_at(struct layout *layout, 
   fail(__FILE__, __LINE__, "nothing is mapped at %p", address);
 }
 
-// "ac" (accounted) says that a private mapping was writable once; nobody but the kernel's bookkeeping can tell.
+// "ac" (accounted) says that a private mapping was writable once, "gu" that it had a guard once; nobody but the kernel's bookkeeping
+// can tell.
 static inline void drop_accounting(char *flags) {
-  char *at = strstr(flags, "ac ");
-  if (at) memmove(at, at + 3, strlen(at + 3) + 1);
+  const char *past[] = {"ac ", "gu "};
+  for (int i = 0; i < 2; i++) {
+    char *at = strstr(flags, past[i]);
+    if (at) memmove(at, at + 3, strlen(at + 3) + 1);
+  }
 }
 
 // Shared anonymous memory may come back as a memfd of the same name.
