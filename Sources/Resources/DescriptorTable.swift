@@ -35,7 +35,7 @@ public enum DescriptorTable {
     guard parent.descriptors.count <= 4 * count else { return [] }
     var list: [DumpedDescriptor] = []
     list.reserveCapacity(parent.descriptors.count)
-    for descriptor in parent.descriptors {
+    for descriptor in parent.descriptors where !descriptor.file.file.mayBeLocked {
       let number = Int(descriptor.number)
       // EBADF: it has no such descriptor.
       guard let order = try? kcmp(task.pid, parent.pid, .file, number, number), order == 0 else { continue }

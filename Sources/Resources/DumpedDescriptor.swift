@@ -59,7 +59,7 @@ final class KeptDuplicate: Sendable {
 public final class DescriptorExaminer {
   private let companion: Companion
   private let buffer = ReadBuffer()
-  private var window: OwnDescriptor?
+  private var ownWindow: OwnDescriptor?
 
   public init(_ companion: Companion) { self.companion = companion }
 
@@ -73,8 +73,7 @@ public final class DescriptorExaminer {
     let numbers = try candidates(task, count).filter { !known.contains($0) }
     let pidfd = try about("\(task.description): pidfd_open") { () throws(Errno) in try pidfdOpen(task.pid) }
     let examination = Examination(task: task, pidfd: pidfd.rawValue, options: options)
-    if window == nil { window = try OwnDescriptor.window() }
-    guard let window else { return ([], []) }
+    let window = try window()
     if numbers.count < 2 * Self.numbersAtOnce { return try examination.examine(numbers[...], window, buffer) }
     companion.hire()
     let parts = stride(from: 0, to: numbers.count, by: Self.numbersAtOnce).map {
@@ -93,6 +92,13 @@ public final class DescriptorExaminer {
       { () throws(Failure) in theirs = try takeParts(OwnDescriptor.window(), ReadBuffer()) })
     let all = (mine + theirs).sorted { $0.turn < $1.turn }
     return (all.flatMap(\.found.descriptors), all.flatMap(\.found.objections))
+  }
+
+  private func window() throws(Failure) -> OwnDescriptor {
+    if let ownWindow { return ownWindow }
+    let window = try OwnDescriptor.window()
+    ownWindow = window
+    return window
   }
 
   /// Numbers among which all descriptors are, in ascending order; `count` of them are in use.
@@ -114,6 +120,7 @@ private struct Examination {
   func examine(_ numbers: ArraySlice<Int32>, _ window: OwnDescriptor, _ buffer: ReadBuffer) throws(Failure) -> DescriptorExaminer.Found {
     var found: DescriptorExaminer.Found = ([], [])
     found.descriptors.reserveCapacity(numbers.count)
+    defer { window.clear() }
     for number in numbers {
       let file = try about("\(task.description): descriptor \(number)") { () throws(Errno) in try examine(number, window, buffer) }
       guard let file else { continue }
@@ -124,7 +131,6 @@ private struct Examination {
       if let objection = kind.objection(file, options) { found.objections.append("\(file.description): \(objection)") }
       found.descriptors.append(DumpedDescriptor(number: number, file: DumpedDescription(file, kind)))
     }
-    window.clear()
     return found
   }
 
@@ -152,7 +158,8 @@ private struct Examination {
     file.link = try window.link()
     file.info = try window.info(buffer)
     // The locks of a process are shown with its own descriptors only (fs/locks.c: __show_fd_locks).
-    if !isPath, window.mayBeLocked(duplicate, file.stat) {
+    if !isPath { file.mayBeLocked = window.mayBeLocked(duplicate, file.stat) }
+    if file.mayBeLocked {
       let info = try task.directory.open("fdinfo/\(number)")
       file.info.locks = FdInfo(try buffer.readAll(info.rawValue, longestRecord: 512)).locks
     }

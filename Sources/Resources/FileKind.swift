@@ -85,6 +85,8 @@ public struct DumpedFile {
   var fown: FownEntry?
   /// Whether it is a pipe, and one with nothing in it, of this many bytes.
   var isEmptyPipe: UInt32?
+  /// Somebody has locked a part of it, perhaps through this very description: each process that has it must be looked at.
+  var mayBeLocked = false
   /// A duplicate that the tracer still has.
   var duplicated: KeptDuplicate?
 

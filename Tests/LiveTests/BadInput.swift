@@ -128,13 +128,20 @@ extension Live {
     /// All three kinds; the first is held by a description whose locker is dead.
     @Test func fileLocks() throws {
       let script = """
-        import fcntl, os, signal
+        import fcntl, os, signal, time
         held, bytes, leased = open('held', 'w'), open('bytes', 'w'), None
         if os.fork() == 0:
             fcntl.flock(held, fcntl.LOCK_EX)
             os._exit(0)
         os.wait()
         fcntl.lockf(bytes, fcntl.LOCK_EX)
+        childs = open('childs', 'w')
+        if os.fork() == 0:
+            fcntl.lockf(childs, fcntl.LOCK_EX)
+            open('locked', 'w').close()
+            signal.pause()
+        while not os.path.exists('locked'):
+            time.sleep(0.01)
         open('leased', 'w').close()
         leased = open('leased')
         fcntl.fcntl(leased, fcntl.F_SETLEASE, fcntl.F_RDLCK)
@@ -150,7 +157,8 @@ extension Live {
         var lock = flock(l_type: Int16(F_WRLCK), l_whence: 0, l_start: 0, l_len: 0, l_pid: 0)
         #expect(fcntl(others, F_SETLK, &lock) == 0)
         let outcome = try job.tryDump()
-        expectRefusal(outcome, naming: ["held: a file lock (file-locks)", "bytes: a file lock", "leased: a file lock"])
+        expectRefusal(
+          outcome, naming: ["held: a file lock (file-locks)", "bytes: a file lock", "childs: a file lock", "leased: a file lock"])
         #expect(!outcome.errors.contains("free"), "\(outcome.errors)")
       }
     }
