@@ -127,13 +127,14 @@ struct ThreadGlance {
   var status: ProcStatus
   /// In the order of ``kinds``.
   var namespaces: [UInt64]
-  /// What it does not share with the process's first thread, though all that can be dumped do (man 2 unshare).
-  var unshared: [KernelObject]
+  /// What it does not share with another thread that had stopped, though all that can be dumped do (man 2 unshare); `nil`: it is yet to be
+  /// compared with the process's first thread, which is the last to stop.
+  var unshared: [KernelObject]?
 
   /// What a thread can have of its own; the others are shared with more (man 2 setns).
   static let kinds: [NamespaceInodes.Kind] = [.uts, .ipc, .net, .cgroup]
 
-  init(at tid: Int32, of task: Glance.Place, _ reader: Glance.Reader) throws(Failure) {
+  init(at tid: Int32, of task: Glance.Place, comparedWith other: Int32, _ reader: Glance.Reader) throws(Failure) {
     self.tid = tid
     status = try about("task \(task.pid): thread \(tid): reading its state") { () throws(Errno) in
       try reader.status(in: task.folder, "task/\(tid)/status")
@@ -146,9 +147,14 @@ struct ThreadGlance {
       for kind in Self.kinds { list.append(try inodes.inode(kind)) }
       return list
     }
-    unshared = try about("task \(task.pid): kcmp with thread \(tid)") { () throws(Errno) in
+    if tid != other { unshared = try Self.unshared(tid, other, task.pid) }
+  }
+
+  /// What two threads of a process that have stopped do not share.
+  static func unshared(_ tid: Int32, _ other: Int32, _ pid: Int32) throws(Failure) -> [KernelObject] {
+    try about("task \(pid): kcmp of threads \(tid) and \(other)") { () throws(Errno) in
       var unshared: [KernelObject] = []
-      for kind in [KernelObject.files, .fs] where try kcmp(task.pid, tid, kind) != 0 { unshared.append(kind) }
+      for kind in [KernelObject.files, .fs] where try kcmp(other, tid, kind) != 0 { unshared.append(kind) }
       return unshared
     }
   }
@@ -213,7 +219,7 @@ final class Glances {
     threads = []
     parts.append { (reader) throws(Failure) in
       var list: [ThreadGlance] = []
-      for tid in tids { list.append(try ThreadGlance(at: tid, of: task, reader)) }
+      for tid in tids { list.append(try ThreadGlance(at: tid, of: task, comparedWith: tids[0], reader)) }
       return .threads(list)
     }
   }

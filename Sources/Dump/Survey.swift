@@ -109,7 +109,9 @@ struct Survey {
       objections.append("\(task.description): thread \(tid) lives in another namespace than its process (\(kind.rawValue)-ns)")
     }
     for thread in glance.threads {
-      for kind in thread.unshared {
+      var unshared = thread.unshared
+      if unshared == nil { unshared = try ThreadGlance.unshared(thread.tid, task.pid, task.pid) }
+      for kind in unshared ?? [] {
         let (what, feature) = kind == .files ? ("descriptors", "unshare-files") : ("directories", "unshare-fs")
         objections.append("\(task.description): thread \(thread.tid) has \(what) of its own (\(feature))")
       }

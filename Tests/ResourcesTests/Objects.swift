@@ -60,7 +60,7 @@ final class RoundTrip {
     dump.processes = processes
     ids = try descriptors.map {
       let file = try dumped($0)
-      let id = try dump.files.id(of: file, kind: kind(of: file), dump)
+      let id = try dump.files.id(of: DumpedDescription(file, kind(of: file)), dump)
       recorded($0)
       return id
     }

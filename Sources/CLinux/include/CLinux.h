@@ -17,8 +17,6 @@
 extern const char *strerrorname_np(int errnum);
 extern const char *strerrordesc_np(int errnum);
 
-enum { CL_AT_EMPTY_PATH = 0x1000, CL_SIG_SETMASK = 2 };
-
 /// A system call that bypasses libc: the kernel's own return value, -errno on failure, errno untouched.
 static inline long cl_syscall(long nr, long a, long b, long c, long d, long e, long f)
 {
