@@ -50,24 +50,3 @@ public func stayingOff<E: Error>(_ processor: Int?, _ body: () throws(E) -> Void
   defer { all.use() }
   try body()
 }
-
-/// A thread's processor, left to whom it wakes while it goes on itself: the kernel often has who is woken wait there, while another
-/// processor idles.
-public struct LeftProcessor {
-  private var all: ProcessorSet?
-
-  public init() {}
-
-  /// Goes to another processor, if there is one and the thread has not gone yet.
-  public mutating func leave() {
-    guard all == nil, let own = ProcessorSet.own, let here = ProcessorSet.current, own.first(but: here) != nil else { return }
-    all = own
-    own.without(here).use()
-  }
-
-  /// From here on it may run where it could before.
-  public mutating func comeBack() {
-    all?.use()
-    all = nil
-  }
-}

@@ -32,9 +32,6 @@ final class Construction {
   var stubVDSO: [Range<UInt64>] = []
   /// How many programs of sequences that are being composed have been started, by the address of the slot.
   private var begun: [UInt64: Int] = [:]
-  /// Left while tasks run programs and this thread composes others (``run(_:_:)``).
-  private var processor = LeftProcessor()
-  private var mayLeave = false
   /// Stubs that exist and are to live on, and what they are, for messages.
   private var living: [Int32: String] = [:]
 
@@ -144,7 +141,6 @@ final class Construction {
       if started == complete { return }
       // One that failed is the last; what comes of it is found out when all wait for it.
       if started > 0 { guard slot.isParked, slot.stop(of: programs[started - 1]) == nil else { return } }
-      if mayLeave { processor.leave() }
       start(programs[started], in: slot)
       begun[slot.address] = started + 1
     }
@@ -161,12 +157,6 @@ final class Construction {
   /// Composes programs for each item and runs them, many slots at the same time: enough to keep every core busy, and not so
   /// many that their programs fill this process's memory. A program runs as soon as it is composed.
   func run<Item>(_ items: [Item], _ compose: (Item) throws(Failure) -> Work) throws(Failure) {
-    // Children of this process would inherit what the kernel notes of such a wish.
-    mayLeave = areAllBorn
-    defer {
-      mayLeave = false
-      processor.comeBack()
-    }
     let batch = 32
     for start in stride(from: 0, to: items.count, by: batch) {
       var running: [(work: Work, round: Int)] = []
