@@ -22,7 +22,7 @@ private func readMemory(of pid: Int32, _ ranges: [Range<UInt64>], into room: Uns
 enum ImageWindow {
   /// On a tmpfs only: elsewhere every page that is touched costs the file system a transaction.
   private static func isWorthwhile(_ file: Int32) -> Bool {
-    fileSystemType(file) == 0x0102_1994  // TMPFS_MAGIC
+    fileSystem(of: file)?.type == 0x0102_1994  // TMPFS_MAGIC
   }
 
   /// Gives the image its length, which a mapping cannot; not while another writes, who would have to end first.

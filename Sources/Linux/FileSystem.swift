@@ -103,10 +103,11 @@ public enum FileSystem {
   }
 }
 
-/// The type of the file system that a file is on (man 2 fstatfs, f_type); `nil` if the kernel does not tell.
-public func fileSystemType(_ fd: Int32) -> Int? {
-  // struct statfs: 15 words, the type is the first.
+/// The type of the file system that a file is on, and the bytes of its blocks (man 2 fstatfs, f_type and f_bsize); `nil` if the kernel does not
+/// tell.
+public func fileSystem(of fd: Int32) -> (type: Int, blockSize: Int)? {
+  // struct statfs: 15 words, these are the first.
   var status = [Int](repeating: 0, count: 15)
   let result = status.withUnsafeMutableBytes { cl_syscall(Int(__NR_fstatfs), Int(fd), Int(bitPattern: $0.baseAddress), 0, 0, 0, 0) }
-  return result == 0 ? status[0] : nil
+  return result == 0 ? (status[0], status[1]) : nil
 }

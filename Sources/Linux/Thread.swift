@@ -7,11 +7,9 @@ import SystemPackage
 /// It has its root and working directory to itself (unshare(2), CLONE_FS): who shares them with another thread may not enter a mount
 /// namespace (man 2 setns).
 func startThread(_ body: @escaping () -> Void) -> pthread_t? {
-  // One of two threads gets a heap of its own, lest they wait for each other. What a heap has it keeps (man 3 mallopt).
+  // One of two threads gets a heap of its own, lest they wait for each other.
   mallopt(M_ARENA_MAX, 2)
-  mallopt(M_TOP_PAD, 256 << 10)
-  mallopt(M_MMAP_THRESHOLD, 32 << 20)
-  mallopt(M_TRIM_THRESHOLD, 64 << 20)
+  keepMemory()
   let work = Unmanaged.passRetained(Work(body))
   var thread = pthread_t()
   let result = pthread_create(
@@ -29,6 +27,14 @@ func startThread(_ body: @escaping () -> Void) -> pthread_t? {
     return nil
   }
   return thread
+}
+
+/// Has large arrays lie in the heap, and the heap not shrink: each would have fresh pages otherwise, to be cleared and faulted in
+/// (man 3 mallopt).
+public func keepMemory() {
+  mallopt(M_MMAP_THRESHOLD, 32 << 20)
+  mallopt(M_TRIM_THRESHOLD, 32 << 20)
+  mallopt(M_TOP_PAD, 256 << 10)
 }
 
 /// A closure as something that a pointer can be had of.

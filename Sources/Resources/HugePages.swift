@@ -9,12 +9,8 @@ import SystemPackage
 enum HugePages {
   /// Bytes of a page of the file; `nil` if it is no such file.
   static func size(of fd: Int32) -> Int? {
-    // struct statfs begins with the file system's magic number and its block size.
-    var status = [Int](repeating: 0, count: 15)
-    let result = status.withUnsafeMutableBytes {
-      cl_syscall(Int(__NR_fstatfs), Int(fd), Int(bitPattern: $0.baseAddress), 0, 0, 0, 0)
-    }
-    return result == 0 && status[0] == 0x9584_58f6 ? status[1] : nil
+    guard let system = fileSystem(of: fd), system.type == 0x9584_58f6 else { return nil }
+    return system.blockSize
   }
 
   /// The flags of mmap and memfd_create that ask for pages of a size: its logarithm at bit 26.

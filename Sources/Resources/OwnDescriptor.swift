@@ -47,7 +47,7 @@ final class OwnDescriptor {
   /// Whether any process may have locked a part of the file (man 2 fcntl, F_GETLK); its own process's locks do not say so of themselves.
   func mayBeLocked(_ duplicate: borrowing Descriptor, _ stat: stat) -> Bool {
     let device = UInt64(stat.st_dev)
-    let isKnown = knowsLocks[device] ?? Self.localTypes.contains(fileSystemType(duplicate.rawValue) ?? 0)
+    let isKnown = knowsLocks[device] ?? Self.localTypes.contains(fileSystem(of: duplicate.rawValue)?.type ?? 0)
     knowsLocks[device] = isKnown
     // Elsewhere a server would be asked.
     guard isKnown else { return true }

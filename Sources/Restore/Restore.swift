@@ -43,14 +43,6 @@ public enum Restore {
     }
   }
 
-  /// Has large arrays lie in the heap, and the heap not shrink: each would have fresh pages otherwise, to be cleared and faulted in
-  /// (man 3 mallopt).
-  private static func keepMemory() {
-    mallopt(M_MMAP_THRESHOLD, 32 << 20)
-    mallopt(M_TRIM_THRESHOLD, 32 << 20)
-    mallopt(M_TOP_PAD, 256 << 10)
-  }
-
   private static func run(_ plan: Plan, images: String) throws(Failure) -> Result {
     let begin = nanoseconds()
     try plan.checkPIDs()
