@@ -14,10 +14,12 @@ struct Collector {
   var sharedTables: Set<UInt32> = []
   private var seccomp = SeccompFilters()
   let deadManSwitch: DeadManSwitch
+  private let pagesAhead: PagesAhead?
 
-  init(_ dump: DumpContext, _ deadManSwitch: DeadManSwitch) {
+  init(_ dump: DumpContext, _ deadManSwitch: DeadManSwitch, _ pagesAhead: PagesAhead?) {
     self.dump = dump
     self.deadManSwitch = deadManSwitch
+    self.pagesAhead = pagesAhead
   }
 
   var seccompImage: SeccompEntry { seccomp.image }
@@ -207,11 +209,18 @@ struct Collector {
   func transfers(_ memory: [MemoryScan.Found]) throws(Failure) -> [MemoryTransfer] {
     var transfers: [MemoryTransfer] = []
     for part in memory {
-      let file = try dump.createPages(part.id)
+      var done: UInt64 = 0
+      let file: Descriptor
+      if let begun = pagesAhead?.give(ImageFile.pages(part.id).fileName, part.pages) {
+        file = begun
+        done = pagesAhead?.byteCount ?? 0
+      } else {
+        file = try dump.createPages(part.id)
+      }
       guard !part.pages.ranges.isEmpty, let process = part.task.process else { continue }
       transfers.append(
         MemoryTransfer(
-          part.task, process, part.pages, to: file, sharesTable: sharedTables.contains(part.task.ids.filesId)))
+          part.task, process, part.pages, to: file, behind: done, sharesTable: sharedTables.contains(part.task.ids.filesId)))
     }
     return transfers
   }

@@ -42,7 +42,8 @@ public enum Dump {
     }
 
     let companion = Companion(givingRoom: true)
-    let glances = Glances(companion, foresight, mayScan: !options.snapshot)
+    let pagesAhead = options.snapshot ? nil : PagesAhead(in: dump.directory.descriptor.rawValue)
+    let glances = Glances(companion, foresight, pagesAhead)
     var freezer = Freezer(glances)
     try freezer.freeze(root: options.pid, timeout: max(options.timeout, 1))
     Ptrace.takeDead(of: freezer.tasks.flatMap { $0.threads.map(\.tid) })
@@ -71,7 +72,7 @@ public enum Dump {
     do throws(Failure) {
       let images = ImageSet(dump, survey.tasks, survey.pidNamespaces)
       let scan = MemoryScan(dump, images.byPID)
-      let batches = Batches(survey.tasks, images, scan, snapshot, Collector(dump, deadManSwitch), companion)
+      let batches = Batches(survey.tasks, images, scan, snapshot, Collector(dump, deadManSwitch, pagesAhead), companion)
       try batches.write()
       if let snapshot {
         letGo(survey.tasks, dump)

@@ -66,12 +66,16 @@ struct Glance {
         return try about("reading smaps") { () throws(Errno) in try Mapping.readAll(smaps.rawValue, reader.buffer) }
       }
       var scan: PageScan?
-      var mayScan = task.mayScan
-      let mappings = try Mapping.readAll(smaps.rawValue, reader.buffer, with: companion) {
+      var mayScan = task.pagesAhead != nil
+      let mappings = try Mapping.readAll(smaps.rawValue, reader.buffer, with: companion) { known in
         // What fails here does so again when it is needed, and is told then.
         if mayScan, scan == nil { scan = try? PageScan(owning: task.folder.open("pagemap")) }
-        mayScan = (try? scan?.lookAhead()) ?? false
-        return mayScan
+        if mayScan {
+          mayScan = (try? scan?.lookAhead()) ?? false
+          return true
+        }
+        guard let scan, let pagesAhead = task.pagesAhead else { return false }
+        return pagesAhead.step(scan, known, of: task.pid)
       }
       scanAhead = scan
       return mappings
@@ -84,8 +88,8 @@ struct Glance {
     var folder: ProcFolder
     var isZombie: Bool
     var foresight: Foresight?
-    /// Whether its pages, too, may be looked at already.
-    var mayScan = false
+    /// Where its pages go if they, too, may be looked at already.
+    var pagesAhead: PagesAhead?
   }
 
   /// What a thread of the tool needs to read.
@@ -175,17 +179,18 @@ final class Glances {
 
   private let companion: Companion
   private let foresight: Foresight?
-  private let mayScan: Bool
+  private let pagesAhead: PagesAhead?
   private let parts: Lookahead<Part>
   private var count = 0
+  private var processes = 0
   /// Of the process that is being frozen, those that make no part yet.
   private var threads: [Int32] = []
 
-  /// `mayScan`: the memory of a task is dumped as it is at the time of the glance.
-  init(_ companion: Companion, _ foresight: Foresight?, mayScan: Bool) {
+  /// With `pagesAhead` the memory of a task is dumped as it is at the time of the glance.
+  init(_ companion: Companion, _ foresight: Foresight?, _ pagesAhead: PagesAhead?) {
     self.companion = companion
     self.foresight = foresight
-    self.mayScan = mayScan
+    self.pagesAhead = pagesAhead
     parts = Lookahead(companion)
   }
 
@@ -200,12 +205,13 @@ final class Glances {
   /// A process all of whose threads have stopped.
   func append(_ task: Glance.Place) {
     note()
+    processes += 1
     // Where there are many stacks there are many mappings.
     let isLong = !threads.isEmpty
     if isLong { endPart(of: task) }
     var task = task
     task.foresight = foresight
-    task.mayScan = mayScan
+    task.pagesAhead = pagesAhead
     parts.append(isLong: isLong) { [task] (reader) throws(Failure) in .task(try Glance(at: task, reader)) }
   }
 
@@ -225,7 +231,10 @@ final class Glances {
   }
 
   /// All have been appended.
-  func complete() { parts.complete() }
+  func complete() {
+    pagesAhead?.isAllowed = processes == 1
+    parts.complete()
+  }
 
   /// What was not taken yet is not wanted.
   func end() { parts.end() }

@@ -20,6 +20,8 @@ final class MemoryTransfer {
   /// What is still to be written, in pieces.
   private var pieces: ArraySlice<Pages.Placed>
   private let all: Pages
+  /// Bytes at the beginning of the file that were copied ahead.
+  private let done: UInt64
   /// In the task: the image, and the socket pair that it came over.
   private var received: [Int32] = []
   private var running: SyscallProgram?
@@ -34,16 +36,17 @@ final class MemoryTransfer {
   private static let pieceBytes: UInt64 = 2 << 20
   private static let programBytes: UInt64 = 32 << 20
 
-  /// By the task itself. `sharesTable`: another process of the tree has the same descriptor table.
+  /// By the task itself. So many bytes are in the file already. `sharesTable`: another process of the tree has the same descriptor table.
   init(
-    _ task: DumpedTask, _ process: TracedProcess, _ pages: Pages, to file: consuming Descriptor, sharesTable: Bool
+    _ task: DumpedTask, _ process: TracedProcess, _ pages: Pages, to file: consuming Descriptor, behind done: UInt64, sharesTable: Bool
   ) {
     self.task = task
     self.process = process
     writer = task.pid
     self.file = file
     all = pages
-    pieces = Self.cut(pages.accessible)[...]
+    self.done = done
+    pieces = Self.cut(pages.accessible, behind: done)[...]
     mustCopy = sharesTable || Self.hasFileLimit(task)
     free = Self.freeNumbers(3, besides: task.descriptors.map(\.number))
     canBeHelped = !pages.isShared && !task.hasChildren
@@ -56,7 +59,8 @@ final class MemoryTransfer {
     writer = copy.pid
     self.file = file
     all = pages
-    pieces = Self.cut(pages.accessible)[...]
+    done = 0
+    pieces = Self.cut(pages.accessible, behind: 0)[...]
     mustCopy = hasFileLimit
     free = Self.freeNumbers(3, besides: [])
     canBeHelped = false
@@ -155,7 +159,7 @@ final class MemoryTransfer {
 
   /// Sends the task the image over a socket pair, and sets it going.
   private func give(_ slot: Slot) throws(Failure) {
-    pieces = Self.cut(all.accessible)[...]
+    pieces = Self.cut(all.accessible, behind: done)[...]
     guard let socket = try Self.openSocket(slot, process) else {
       slot.setCleanup([])
       return try copyAll()
@@ -252,10 +256,11 @@ final class MemoryTransfer {
     received = []
   }
 
-  private static func cut(_ ranges: [Pages.Placed]) -> [Pages.Placed] {
+  private static func cut(_ ranges: [Pages.Placed], behind done: UInt64) -> [Pages.Placed] {
     var pieces: [Pages.Placed] = []
-    for (range, offset) in ranges {
-      for start in stride(from: range.lowerBound, to: range.upperBound, by: Int(pieceBytes)) {
+    for (range, offset) in ranges where offset + UInt64(range.count) > done {
+      let first = range.lowerBound + (done > offset ? done - offset : 0)
+      for start in stride(from: first, to: range.upperBound, by: Int(pieceBytes)) {
         pieces.append((start..<min(start + pieceBytes, range.upperBound), offset + (start - range.lowerBound)))
       }
     }

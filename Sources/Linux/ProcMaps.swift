@@ -106,9 +106,9 @@ extension Mapping {
   }
 
   /// The same where there may be so many that it takes two: this thread reads, and the companion parses what has been read. While it
-  /// has nothing to parse it does `meanwhile`, step by step, until that is `false`.
+  /// has nothing to parse it does `meanwhile` with what is known by then, step by step; `false` says that there is nothing to do yet.
   public static func readAll(
-    _ fd: Int32, _ buffer: ReadBuffer, with companion: Companion, meanwhile: @escaping () -> Bool
+    _ fd: Int32, _ buffer: ReadBuffer, with companion: Companion, meanwhile: @escaping ([Mapping]) -> Bool
   ) throws(Failure) -> [Mapping] {
     let parsed = Parsed()
     var relay: Relay?
@@ -122,7 +122,7 @@ extension Mapping {
           if mayHire {
             let new = Relay()
             relay = new
-            companion.start { new.receive(meanwhile: meanwhile) { parse($0, into: &parsed.list) } }
+            companion.start { new.receive(meanwhile: { meanwhile(parsed.list) }) { parse($0, into: &parsed.list) } }
           }
         }
         if let relay { relay.send(text) } else { parse(text, into: &parsed.list) }

@@ -51,12 +51,13 @@ final class Relay: @unchecked Sendable {
     Self.wait(free)
   }
 
-  /// Takes what is sent, to the end. `meanwhile` is done whenever there is nothing to take, until it is `false`.
+  /// Takes what is sent, to the end. `meanwhile` is done whenever there is nothing to take; if it is `false`, that is waited for.
   func receive(meanwhile: () -> Bool, _ body: (UnsafeRawBufferPointer) -> Void) {
-    var hasMore = true
     while true {
       while sem_trywait(full) != 0 {
-        if hasMore { hasMore = meanwhile() } else { Self.wait(full); break }
+        if meanwhile() { continue }
+        Self.wait(full)
+        break
       }
       let piece = pieces[parsing]
       if piece.bytes.isEmpty { return }

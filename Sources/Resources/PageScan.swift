@@ -13,7 +13,7 @@ public final class PageScan {
   private var guardCategory = UInt64(CL_PAGE_IS_GUARD)
   private let step = UnsafeMutableBufferPointer<cl_page_region>.allocate(capacity: 512)
   /// What has been found ahead of need.
-  private var found: [cl_page_region] = []
+  public private(set) var found: [cl_page_region] = []
 
   /// Looks at a range by a process's file in /proc, which stays open.
   convenience init(_ pagemap: Int32, _ range: Range<UInt64>) { self.init(pagemap, nil, range) }
@@ -49,7 +49,7 @@ public final class PageScan {
   /// Whether the kernel tells where guard regions are. Known after the first step.
   var showsGuards: Bool { guardCategory != 0 }
 
-  func isGuard(_ region: cl_page_region) -> Bool { region.categories & guardCategory != 0 }
+  public func isGuard(_ region: cl_page_region) -> Bool { region.categories & guardCategory != 0 }
 
   /// Makes one step ahead of need. `false` if there was none to make.
   public func lookAhead() throws(Errno) -> Bool {

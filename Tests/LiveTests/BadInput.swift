@@ -218,12 +218,10 @@ extension Live {
     private func withSmallDisk(_ options: String, _ body: (String) throws -> Void) throws {
       let folder = try Files.makeTemporaryFolder("disk")
       defer { Files.remove(folder) }
-      guard mount("none", folder, "tmpfs", 0, "size=64k") == 0 else {
-        throw LiveFailure("cannot mount a tmpfs")
+      try Files.withTmpfs(at: folder, size: "64k") {
+        if options == "ro" { _ = mount("none", folder, "tmpfs", UInt(MS_REMOUNT | MS_RDONLY), "size=64k") }
+        try body(folder)
       }
-      defer { umount2(folder, Int32(MNT_DETACH)) }
-      if options == "ro" { _ = mount("none", folder, "tmpfs", UInt(MS_REMOUNT | MS_RDONLY), "size=64k") }
-      try body(folder)
     }
 
     @Test func missingFolder() throws {

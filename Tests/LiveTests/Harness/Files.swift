@@ -61,6 +61,14 @@ enum Files {
     return path
   }
 
+  /// An empty tmpfs at a path, for as long as `body` runs.
+  static func withTmpfs<Result>(at path: String, size: String = "0", _ body: () throws -> Result) throws -> Result {
+    mkdir(path, 0o777)
+    guard mount("none", path, "tmpfs", 0, "size=\(size)") == 0 else { throw LiveFailure("cannot mount a tmpfs") }
+    defer { umount2(path, Int32(MNT_DETACH)) }
+    return try body()
+  }
+
   static func remove(_ path: String) {
     var status = stat()
     guard lstat(path, &status) == 0 else { return }

@@ -1,0 +1,119 @@
+import CLinux
+import Checkpoint
+import Glibc
+import Linux
+import Resources
+import SystemPackage
+
+/// The first pages of a task without relatives, copied while its mappings are being read: the kernel takes long to describe many of them,
+/// and the companion has time meanwhile.
+///
+/// The file has no name. It becomes the image if the pages that are to be written turn out to begin with those that are in it; if the dump
+/// comes to nothing, it is gone. Nothing changes in a task that has stopped.
+final class PagesAhead {
+  private let folder: Int32
+  private var image: Descriptor?
+  /// Ranges that are in it, one behind the other.
+  private var written: [Range<UInt64>] = []
+  private(set) var byteCount: UInt64 = 0
+  /// Up to where the memory has been looked at, and the region and the mapping behind.
+  private var position: UInt64 = 0
+  private var nextRegion = 0
+  private var nextMapping = 0
+  private var isOver = false
+  /// Whether the tree is known to be one task: to read a page that relatives share would copy it (mm/gup.c: gup_must_unshare).
+  var isAllowed = false
+
+  /// Half a millisecond's work; the tracer may be waiting for the companion to parse.
+  private static let stepBytes: UInt64 = 512 << 10
+
+  /// `folder`: where the images go.
+  init(in folder: Int32) { self.folder = folder }
+
+  /// Copies some more pages of what is known of the task so far, in ascending order. `false`: there is nothing to copy yet.
+  func step(_ scan: PageScan, _ mappings: [Mapping], of pid: Int32) -> Bool {
+    if !isAllowed || isOver { return false }
+    let parts = nextParts(scan, mappings)
+    guard let last = parts.last else { return false }
+    let end = last.offset + UInt64(last.range.count)
+    // What cannot be copied now is tried once more by the task, which says why.
+    guard let file = openImage(), ImageWindow.prepare(file, length: end), ImageWindow.copy(parts, of: pid, to: file) else {
+      isOver = true
+      return false
+    }
+    for part in parts { Self.append(part.range, to: &written) }
+    byteCount = end
+    return true
+  }
+
+  private func nextParts(_ scan: PageScan, _ mappings: [Mapping]) -> [Pages.Placed] {
+    var parts: [Pages.Placed] = []
+    var length: UInt64 = 0
+    while length < Self.stepBytes, nextRegion < scan.found.count, nextMapping < mappings.count {
+      let region = scan.found[nextRegion]
+      let start = max(position, region.start)
+      if start >= region.end {
+        nextRegion += 1
+        continue
+      }
+      // The mapping is looked at where it is: a copy of it would count references.
+      let (from, to) = (mappings[nextMapping].start, mappings[nextMapping].end)
+      if to <= start {
+        nextMapping += 1
+        continue
+      }
+      // What the kernel maps by itself lies behind everything else, and has rules of its own.
+      if mappings[nextMapping].name.starts(with: "[v".utf8) {
+        isOver = true
+        break
+      }
+      let first = max(start, from)
+      position = min(region.end, to, first + Self.stepBytes - length)
+      if first >= position {
+        position = region.end
+      } else if !mappings[nextMapping].isShared, !scan.isGuard(region) {
+        parts.append((first..<position, byteCount + length))
+        length += position - first
+      }
+    }
+    return parts
+  }
+
+  private func openImage() -> Int32? {
+    // open(2): O_TMPFILE
+    if image == nil { image = try? Descriptor.open(at: folder, ".", O_RDWR | O_DIRECTORY | 0o20000000, mode: 0o600) }
+    return image?.rawValue
+  }
+
+  /// The file under the name of an image that is to begin with these pages; `nil`: it does not, or there is none.
+  func give(_ name: String, _ pages: Pages) -> Descriptor? {
+    guard byteCount > 0, isBeginning(of: pages.ranges), let file = image.take() else { return nil }
+    let path = "/proc/self/fd/\(file.rawValue)"
+    if linkat(AT_FDCWD, path, folder, name, AT_SYMLINK_FOLLOW) != 0 {
+      guard errno == EEXIST, unlinkat(folder, name, 0) == 0, linkat(AT_FDCWD, path, folder, name, AT_SYMLINK_FOLLOW) == 0 else {
+        return nil
+      }
+    }
+    return file
+  }
+
+  private func isBeginning(of ranges: [Range<UInt64>]) -> Bool {
+    var beginning: [Range<UInt64>] = []
+    var left = byteCount
+    for range in ranges where left > 0 {
+      let length = min(left, range.upperBound - range.lowerBound)
+      Self.append(range.lowerBound..<range.lowerBound + length, to: &beginning)
+      left -= length
+    }
+    return beginning == written
+  }
+
+  /// Neighbours become one.
+  private static func append(_ range: Range<UInt64>, to list: inout [Range<UInt64>]) {
+    if let last = list.last, last.upperBound == range.lowerBound {
+      list[list.count - 1] = last.lowerBound..<range.upperBound
+    } else {
+      list.append(range)
+    }
+  }
+}
