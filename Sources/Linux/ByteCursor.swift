@@ -87,6 +87,13 @@ public struct ByteCursor {
     position = UnsafeRawPointer(end) - start + 1
   }
 
+  /// Whether a line begins with `text`, so many bytes ahead.
+  func startsLine(_ text: StaticString, ahead count: Int) -> Bool {
+    var there = self
+    there.position += count
+    return there.position < bytes.count && bytes[there.position - 1] == 0x0a && there.startsWith(text)
+  }
+
   /// Whether `text` stands here.
   @inlinable public func startsWith(_ text: StaticString) -> Bool {
     guard bytes.count - position >= text.utf8CodeUnitCount else { return false }

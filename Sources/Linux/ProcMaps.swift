@@ -147,20 +147,53 @@ extension Mapping {
   /// Appends the mappings of some whole lines, or what they say of the last one.
   private static func parse(_ text: UnsafeRawBufferPointer, into list: inout [Mapping]) {
     var c = ByteCursor(text)
+    var usual = PropertyPlaces()
+    var (start, places) = (0, PropertyPlaces())
     while let first = c.peek {
       // A mapping's own line begins with a lower-case hex digit, a property's with a capital.
       if (first >= 0x30 && first <= 0x39) || (first >= 0x61 && first <= 0x66) {
         list.append(Mapping(line: &c))
+        start = c.position
+        if usual.areThere(c) {
+          list[list.count - 1].readProperties(&c, usual)
+        } else {
+          places = PropertyPlaces()
+        }
       } else if list.isEmpty {
         c.skipLine()
       } else {
         switch first {
-        case UInt8(ascii: "V"), UInt8(ascii: "K"):
+        case UInt8(ascii: "V"):
+          places.flags = c.position - start
+          list[list.count - 1].readProperty(&c)
+          usual = places
+        case UInt8(ascii: "K"):
+          if places.pageSize == 0 { places.pageSize = c.position - start }
           list[list.count - 1].readProperty(&c)
         default: c.skipLine()
         }
       }
     }
+  }
+
+  /// How far behind a mapping's own line the properties are that are read: as far as they were with the one before, for the kernel fills
+  /// up its numbers with blanks. There are two dozen lines between.
+  private struct PropertyPlaces {
+    var pageSize = 0
+    var flags = 0
+
+    func areThere(_ c: ByteCursor) -> Bool {
+      guard pageSize > 0, flags > pageSize else { return false }
+      return c.startsLine("KernelPageSize:", ahead: pageSize) && c.startsLine("VmFlags:", ahead: flags)
+    }
+  }
+
+  private mutating func readProperties(_ c: inout ByteCursor, _ places: PropertyPlaces) {
+    let start = c.position
+    c.skip(places.pageSize)
+    readProperty(&c)
+    c.skip(start + places.flags - c.position)
+    readProperty(&c)
   }
 
   private init(line c: inout ByteCursor) {

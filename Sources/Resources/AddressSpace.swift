@@ -73,8 +73,9 @@ public struct AddressSpace: TaskState {
 
   /// What of a task's memory cannot be dumped.
   public static func objections(_ task: DumpedTask) -> [String] {
-    task.mappings.compactMap { mapping in
-      mapping.objection.map { "\(task.description): memory at 0x\(String(mapping.start, radix: 16)): \($0)" }
+    // One by one where they are: a copy would count references.
+    task.mappings.indices.compactMap { i in
+      task.mappings[i].objection.map { "\(task.description): memory at 0x\(String(task.mappings[i].start, radix: 16)): \($0)" }
     }
   }
 

@@ -99,6 +99,11 @@ extension Mapping {
     .shadowStack, .sealed, .userfaultMissing, .userfaultMinor, .userfaultWriteProtect, .io, .pfnMap, .mixedMap,
   ]
 
+  /// What an entry says of a mapping besides its place and kind.
+  private static let recorded: VMFlags = lastingAdvice.reduce([
+    .growsDown, .noReserve, .locked, .lockOnFault, .dropPages, .hugeTLB,
+  ]) { $0.union($1.flag) }
+
   var isKernelMade: Bool {
     name.first == UInt8(ascii: "[") && (name.starts(with: "[v".utf8)) && isVirtualName
   }
@@ -115,6 +120,12 @@ extension Mapping {
     e.end = end
     e.prot = protection
     e.fd = -1
+    // Most of those that a program has in thousands.
+    if name.isEmpty, !isShared, !isFile, flags.isDisjoint(with: Self.recorded) {
+      e.flags = UInt32(MAP_PRIVATE | MAP_ANONYMOUS)
+      e.kinds = [.regular, .privateAnonymous]
+      return e
+    }
     var kinds: VMAStatus = .regular
     var mapFlags = isShared ? UInt32(MAP_SHARED) : UInt32(MAP_PRIVATE)
     let text = name.text
