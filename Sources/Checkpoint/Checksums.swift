@@ -45,10 +45,12 @@ final class WrittenChecksums: @unchecked Sendable {
   }
 
   /// In an order that says nothing of which thread was quicker; what was noted twice, in that order.
-  var all: [Note] {
-    locked {
-      list.sort { $0.order < $1.order }
-      return list
+  var all: LazyMapSequence<[UInt32], Note> {
+    locked { [list] in
+      // Only places are sorted: that takes half as much room again as there is to sort.
+      var places = Array(0..<UInt32(list.count))
+      places.sort { (list[Int($0)].order, $0) < (list[Int($1)].order, $1) }
+      return places.lazy.map { list[Int($0)] }
     }
   }
 }
@@ -134,9 +136,10 @@ extension ImageDirectory {
       head.ownXxh3 = nil
       head.encode(into: &buffer)
       for start in stride(from: 0, to: notes.count, by: 1024) {
+        let end = min(start + 1024, notes.count)
         var piece = InventoryEntry()
         piece.imgVersion = inventory.imgVersion
-        piece.imageChecksum = notes[start..<min(start + 1024, notes.count)].map { note in
+        piece.imageChecksum = notes[start..<end].map { note in
           var entry = ImageChecksumEntry()
           entry.name = note.file.fileName
           entry.size = UInt64(note.checksum.size)
