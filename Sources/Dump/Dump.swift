@@ -30,6 +30,9 @@ public enum Dump {
     }
   }
 
+  /// So many tasks take more memory than the program's code.
+  private static let many = 4096
+
   private static func dump(_ options: DumpOptions, _ foresight: Foresight?, images: String) throws(Failure) -> (
     DumpStatsEntry, warnings: [String]
   ) {
@@ -67,6 +70,7 @@ public enum Dump {
       throw error
     }
     freezer.handOver()
+    if survey.tasks.count > Self.many { dropCode() }
 
     let snapshot = options.snapshot ? Snapshot(dump, foresight) : nil
     do throws(Failure) {

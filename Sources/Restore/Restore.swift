@@ -22,6 +22,9 @@ public enum Restore {
     public var hasForeground = false
   }
 
+  /// So many tasks take more memory than the program's code.
+  private static let many = 4096
+
   /// Restores the tree of the folder `images`. When this throws, nothing is left behind.
   public static func run(_ options: RestoreOptions, images: String) throws(Failure) -> Result {
     try Proc.check()
@@ -31,6 +34,7 @@ public enum Restore {
       let plan = try Plan(options, images: images)
       // Images that are much larger than what is known of them when they have been read: a process with very many mappings.
       if mallinfo2().fordblks > 4 << 20 { malloc_trim(0) }
+      if plan.tasks.count > Self.many { dropCode() }
       do throws(Failure) {
         return try run(plan, images: images)
       } catch {

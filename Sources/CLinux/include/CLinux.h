@@ -77,6 +77,9 @@ long cl_spawn(const struct cl_clone_args *args, int executable);
 /// what is asked for and no more, with an mprotect for nearly every page (glibc malloc/arena.c: grow_heap).
 void cl_make_heap(size_t bytes);
 
+/// Unmaps the pages of this program's code; what of it is needed again is mapped again from the page cache.
+void cl_drop_code(void);
+
 /// Leaves the rest of the program to a child that has all of this process's memory, and returns there: 0, or -errno here if there is
 /// none. This process does nothing from then on but wait, pass `signals` on as SIGTERM, and end as the child ends: with its exit
 /// code, or 128 and the signal. `signals` and SIGCHLD are blocked already.
