@@ -106,7 +106,7 @@ struct Glance {
     func status(in folder: ProcFolder, _ name: String) throws(Errno) -> ProcStatus {
       let file = try folder.open(name)
       let status = ProcStatus(try buffer.readAll(file.rawValue, longestRecord: 512))
-      if let lastStatus { status.hold(listsOf: lastStatus) }
+      if let lastStatus { status.hold(like: lastStatus) }
       lastStatus = status
       return status
     }

@@ -147,12 +147,11 @@ final class ImageSet {
 
   /// What belongs to the tree as a whole.
   func writeTree(seccomp: SeccompEntry) throws(Failure) {
-    try RecordedTree(tasks, namespaces).check(dump.options)
-    let pids = Dictionary(tasks.map { ($0.pid, $0.imagePID) }, uniquingKeysWith: { first, _ in first })
+    try TreeRecord(tasks, namespaces).check(dump.options)
     do {
       // One at a time: all together would take much memory.
       try dump.directory.write(.pstree, using: &buffer) { (image) throws(ImageError) in
-        for task in tasks { try image.append(self.entry(of: task, pids)) }
+        for task in tasks { try image.append(self.entry(of: task)) }
       }
     } catch {
       throw Failure(error)
@@ -169,11 +168,11 @@ final class ImageSet {
     try write(Self.clocks(), to: .timens(0))
   }
 
-  /// A task in the tree; `pids` are those of the images.
-  private func entry(of task: DumpedTask, _ pids: [Int32: Int32]) -> PstreeEntry {
+  /// A task in the tree.
+  private func entry(of task: DumpedTask) -> PstreeEntry {
     var entry = PstreeEntry()
     entry.pid = UInt32(task.imagePID)
-    entry.ppid = UInt32(pids[task.parent] ?? 0)
+    entry.ppid = UInt32(byPID[task.parent]?.imagePID ?? 0)
     let level = task.rootLevel
     entry.pgid = UInt32(task.status.nsPgid.count > level ? task.status.nsPgid[level] : 0)
     entry.sid = UInt32(task.status.nsSid.count > level ? task.status.nsSid[level] : 0)

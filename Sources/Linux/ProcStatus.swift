@@ -6,36 +6,62 @@ public final class ProcStatus: @unchecked Sendable {
   public private(set) var tgid: Int32 = 0
   public private(set) var ppid: Int32 = 0
   public private(set) var tracerPID: Int32 = 0
-  public private(set) var umask: UInt32 = 0
-  /// real, effective, saved, file system
-  public private(set) var uids: [UInt32] = []
-  public private(set) var gids: [UInt32] = []
-  public private(set) var groups: [UInt32] = []
   /// PIDs at every level, outermost first, as far as this process sees.
   public private(set) var nsTgid: [Int32] = []
   public private(set) var nsPid: [Int32] = []
-  public private(set) var nsPgid: [Int32] = []
-  public private(set) var nsSid: [Int32] = []
   public private(set) var threads = 0
-  /// Descriptor numbers that the table has room for; those in use are below it.
-  public private(set) var tableSize: Int32 = 0
-  public private(set) var signalsBlocked: UInt64 = 0
-  public private(set) var capInheritable: UInt64 = 0
-  public private(set) var capPermitted: UInt64 = 0
-  public private(set) var capEffective: UInt64 = 0
-  public private(set) var capBounding: UInt64 = 0
-  public private(set) var capAmbient: UInt64 = 0
-  public private(set) var noNewPrivileges = false
-  /// 0 none, 1 strict, 2 filter
-  public private(set) var seccompMode: UInt32 = 0
-  public private(set) var seccompFilters = 0
-  public private(set) var thpEnabled = true
   /// Of memory that is there (VmRSS), in KiB; 0 without memory.
   public private(set) var residentKB: UInt64 = 0
+  private var common: Held<Common>
+
+  /// What is often the same for relatives, which then hold it in common.
+  fileprivate struct Common: Equatable, Sendable {
+    var umask: UInt32 = 0
+    var uids: [UInt32] = []
+    var gids: [UInt32] = []
+    var groups: [UInt32] = []
+    var nsPgid: [Int32] = []
+    var nsSid: [Int32] = []
+    var tableSize: Int32 = 0
+    var signalsBlocked: UInt64 = 0
+    var capInheritable: UInt64 = 0
+    var capPermitted: UInt64 = 0
+    var capEffective: UInt64 = 0
+    var capBounding: UInt64 = 0
+    var capAmbient: UInt64 = 0
+    var noNewPrivileges = false
+    var seccompMode: UInt32 = 0
+    var seccompFilters = 0
+    var thpEnabled = true
+    var lockedKB: UInt64 = 0
+  }
+
+  public var umask: UInt32 { common.value.umask }
+  /// real, effective, saved, file system
+  public var uids: [UInt32] { common.value.uids }
+  public var gids: [UInt32] { common.value.gids }
+  public var groups: [UInt32] { common.value.groups }
+  /// At every level, as ``nsTgid``.
+  public var nsPgid: [Int32] { common.value.nsPgid }
+  public var nsSid: [Int32] { common.value.nsSid }
+  /// Descriptor numbers that the table has room for; those in use are below it.
+  public var tableSize: Int32 { common.value.tableSize }
+  public var signalsBlocked: UInt64 { common.value.signalsBlocked }
+  public var capInheritable: UInt64 { common.value.capInheritable }
+  public var capPermitted: UInt64 { common.value.capPermitted }
+  public var capEffective: UInt64 { common.value.capEffective }
+  public var capBounding: UInt64 { common.value.capBounding }
+  public var capAmbient: UInt64 { common.value.capAmbient }
+  public var noNewPrivileges: Bool { common.value.noNewPrivileges }
+  /// 0 none, 1 strict, 2 filter
+  public var seccompMode: UInt32 { common.value.seccompMode }
+  public var seccompFilters: Int { common.value.seccompFilters }
+  public var thpEnabled: Bool { common.value.thpEnabled }
   /// Of locked memory (mlock(2)).
-  public private(set) var lockedKB: UInt64 = 0
+  public var lockedKB: UInt64 { common.value.lockedKB }
 
   public init(_ text: UnsafeRawBufferPointer) {
+    var common = Common()
     var c = ByteCursor(text)
     while !c.atEnd {
       let key = c.upTo(UInt8(ascii: ":"))
@@ -43,46 +69,57 @@ public final class ProcStatus: @unchecked Sendable {
       var v = ByteCursor(c.line())
       // Keys are told apart by their length and a few letters: this runs once for every task.
       switch key.count {
-      case 3 where key.matches("Uid"): uids = v.unsignedList()
-      case 3 where key.matches("Gid"): gids = v.unsignedList()
+      case 3 where key.matches("Uid"): common.uids = v.unsignedList()
+      case 3 where key.matches("Gid"): common.gids = v.unsignedList()
       case 4 where key.matches("Tgid"): tgid = Int32(truncatingIfNeeded: v.decimal())
       case 4 where key.matches("PPid"): ppid = Int32(truncatingIfNeeded: v.decimal())
       case 5 where key.matches("State"): state = v.peek ?? 0
-      case 5 where key.matches("Umask"): umask = UInt32(truncatingIfNeeded: v.octal())
+      case 5 where key.matches("Umask"): common.umask = UInt32(truncatingIfNeeded: v.octal())
       case 5 where key.matches("NSpid"): nsPid = v.signedList()
-      case 5 where key.matches("NSsid"): nsSid = v.signedList()
+      case 5 where key.matches("NSsid"): common.nsSid = v.signedList()
       case 5 where key.matches("VmRSS"): residentKB = v.unsigned()
-      case 5 where key.matches("VmLck"): lockedKB = v.unsigned()
-      case 6 where key.matches("FDSize"): tableSize = Int32(truncatingIfNeeded: v.decimal())
-      case 6 where key.matches("Groups"): groups = v.unsignedList()
+      case 5 where key.matches("VmLck"): common.lockedKB = v.unsigned()
+      case 6 where key.matches("FDSize"): common.tableSize = Int32(truncatingIfNeeded: v.decimal())
+      case 6 where key.matches("Groups"): common.groups = v.unsignedList()
       case 6 where key.matches("NStgid"): nsTgid = v.signedList()
-      case 6 where key.matches("NSpgid"): nsPgid = v.signedList()
-      case 6 where key.matches("SigBlk"): signalsBlocked = v.hex()
-      case 6 where key.matches("CapInh"): capInheritable = v.hex()
-      case 6 where key.matches("CapPrm"): capPermitted = v.hex()
-      case 6 where key.matches("CapEff"): capEffective = v.hex()
-      case 6 where key.matches("CapBnd"): capBounding = v.hex()
-      case 6 where key.matches("CapAmb"): capAmbient = v.hex()
+      case 6 where key.matches("NSpgid"): common.nsPgid = v.signedList()
+      case 6 where key.matches("SigBlk"): common.signalsBlocked = v.hex()
+      case 6 where key.matches("CapInh"): common.capInheritable = v.hex()
+      case 6 where key.matches("CapPrm"): common.capPermitted = v.hex()
+      case 6 where key.matches("CapEff"): common.capEffective = v.hex()
+      case 6 where key.matches("CapBnd"): common.capBounding = v.hex()
+      case 6 where key.matches("CapAmb"): common.capAmbient = v.hex()
       case 7 where key.matches("Threads"): threads = Int(truncatingIfNeeded: v.decimal())
-      case 7 where key.matches("Seccomp"): seccompMode = UInt32(truncatingIfNeeded: v.decimal())
+      case 7 where key.matches("Seccomp"): common.seccompMode = UInt32(truncatingIfNeeded: v.decimal())
       case 9 where key.matches("TracerPid"): tracerPID = Int32(truncatingIfNeeded: v.decimal())
-      case 10 where key.matches("NoNewPrivs"): noNewPrivileges = v.decimal() != 0
-      case 11 where key.matches("THP_enabled"): thpEnabled = v.decimal() != 0
-      case 15 where key.matches("Seccomp_filters"): seccompFilters = Int(truncatingIfNeeded: v.decimal())
+      case 10 where key.matches("NoNewPrivs"): common.noNewPrivileges = v.decimal() != 0
+      case 11 where key.matches("THP_enabled"): common.thpEnabled = v.decimal() != 0
+      case 15 where key.matches("Seccomp_filters"): common.seccompFilters = Int(truncatingIfNeeded: v.decimal())
       default: break
       }
     }
+    self.common = Held(common)
   }
 }
 
 extension ProcStatus {
-  /// Lists that are the same as another's, as relatives' often are, are held in memory once.
-  public func hold(listsOf other: ProcStatus) {
+  /// What is the same as another's, as relatives' often is, is held in memory once.
+  public func hold(like other: ProcStatus) {
+    if nsTgid == other.nsTgid { nsTgid = other.nsTgid }
+    if nsPid == nsTgid { nsPid = nsTgid }
+    if common.value == other.common.value {
+      common = other.common
+    } else {
+      common.value.hold(listsOf: other.common.value)
+    }
+  }
+}
+
+extension ProcStatus.Common {
+  fileprivate mutating func hold(listsOf other: Self) {
     if uids == other.uids { uids = other.uids }
     if gids == other.gids { gids = other.gids }
     if groups == other.groups { groups = other.groups }
-    if nsTgid == other.nsTgid { nsTgid = other.nsTgid }
-    if nsPid == nsTgid { nsPid = nsTgid }
     if nsPgid == other.nsPgid { nsPgid = other.nsPgid }
     if nsSid == other.nsSid { nsSid = other.nsSid }
   }

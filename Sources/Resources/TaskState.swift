@@ -46,7 +46,7 @@ public final class DumpedThread {
   public var posixTimers: [PosixTimerEntry] = []
   public var core = CoreEntry()
   /// The process that it belongs to.
-  public weak var task: DumpedTask?
+  public unowned var task: DumpedTask?
 
   public init(_ traced: TracedThread, isLeader: Bool, status: ProcStatus) {
     self.traced = traced
@@ -73,7 +73,7 @@ public final class RestoredThread {
   public var isAttached = false
   /// What could not be given back exactly; said to the user.
   public var warnings: [String] = []
-  public weak var task: RestoredTask?
+  public unowned var task: RestoredTask?
   /// What it has already.
   public var stub: StubState?
 
