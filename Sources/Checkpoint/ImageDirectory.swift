@@ -182,15 +182,7 @@ extension ImageDirectory {
     throws(ImageError) -> [Message]
   {
     var reader = try ImageReader(file, in: self)
-    var messages: [Message] = []
-    while let message = try reader.next(type) {
-      // Room for all, if they are as long as the first: to grow is to touch new memory. A file that is mostly hole is not believed.
-      if messages.isEmpty, !reader.isAtEnd {
-        messages.reserveCapacity(min(1 + (reader.size - reader.offset) / max(reader.offset - 8, 8), 16384))
-      }
-      messages.append(message)
-    }
-    return messages
+    return try reader.rest(type)
   }
 
   private func writeWhole(_ buffer: borrowing ImageBuffer, to name: String, sync: Bool) throws(ImageError) {

@@ -37,6 +37,18 @@ public struct ImageReader: ~Copyable {
   /// Whether all of the file has been read.
   public var isAtEnd: Bool { offset == window.size }
 
+  /// Reads all entries that are left, which are of one type.
+  public mutating func rest<Message: ImageMessage>(_ type: Message.Type = Message.self) throws(ImageError) -> [Message] {
+    var messages: [Message] = []
+    let start = offset
+    while let message = try next(type) {
+      // Room for all, if they are as long as the first: to grow is to touch new memory. A file that is mostly hole is not believed.
+      if messages.isEmpty, !isAtEnd { messages.reserveCapacity(min(1 + (size - offset) / max(offset - start, 1), 65536)) }
+      messages.append(message)
+    }
+    return messages
+  }
+
   /// Reads an entry; nil at the end of the file.
   public mutating func next<Message: ImageMessage>(_ type: Message.Type = Message.self) throws(ImageError)
     -> Message?

@@ -263,6 +263,8 @@ struct LoadedCheckpoint {
 
   /// Bytes of the image of a task's mappings from which on the companion reads its page map meanwhile.
   private static let long = 256 << 10
+  /// From which on what it says takes more memory than the program's code.
+  private static let veryLong = 2 << 20
 
   private static func readMemory(
     of pid: UInt32, _ restore: RestoreContext, _ companion: Companion?
@@ -270,6 +272,7 @@ struct LoadedCheckpoint {
     guard let companion, try size(of: .mm(pid), restore) >= long else {
       return (try restore.one(MmEntry.self, .mm(pid)), try readPagemap(of: pid, restore))
     }
+    if try size(of: .mm(pid), restore) >= veryLong { dropCode() }
     companion.hire()
     var memory = MmEntry()
     var pagemap: Pagemap = (0, [])
@@ -285,9 +288,7 @@ struct LoadedCheckpoint {
       guard let head = try image.next(PagemapHead.self) else {
         throw ImageError(file: image.file.fileName, .missing(message: "pagemap_head"))
       }
-      var entries: [PagemapEntry] = []
-      while let entry = try image.next(PagemapEntry.self) { entries.append(entry) }
-      return (head.pagesId, entries)
+      return (head.pagesId, try image.rest())
     } catch {
       throw Failure(error)
     }
