@@ -30,7 +30,8 @@ public enum Dump {
     }
   }
 
-  /// So many tasks take more memory than the program's code.
+  /// So many tasks, or mappings of one, take more memory than the program's code.
+  private static let manyMappings = 32768
   private static let many = 4096
 
   private static func dump(_ options: DumpOptions, _ foresight: Foresight?, images: String) throws(Failure) -> (
@@ -70,7 +71,7 @@ public enum Dump {
       throw error
     }
     freezer.handOver()
-    if survey.tasks.count > Self.many { dropCode() }
+    if survey.tasks.count > Self.many || survey.tasks.contains(where: { $0.mappings.count > Self.manyMappings }) { dropCode() }
 
     let snapshot = options.snapshot ? Snapshot(dump, foresight) : nil
     do throws(Failure) {

@@ -258,6 +258,7 @@ final class MemoryTransfer {
 
   private static func cut(_ ranges: [Pages.Placed], behind done: UInt64) -> [Pages.Placed] {
     var pieces: [Pages.Placed] = []
+    if done == 0 { pieces.reserveCapacity(ranges.count) }
     for (range, offset) in ranges where offset + UInt64(range.count) > done {
       let first = range.lowerBound + (done > offset ? done - offset : 0)
       for start in stride(from: first, to: range.upperBound, by: Int(pieceBytes)) {

@@ -87,6 +87,7 @@ final class PagesAhead {
 
   /// The file under the name of an image that is to begin with these pages; `nil`: it does not, or there is none.
   func give(_ name: String, _ pages: Pages) -> Descriptor? {
+    defer { written = [] }
     guard byteCount > 0, isBeginning(of: pages.ranges), let file = image.take() else { return nil }
     let path = "/proc/self/fd/\(file.rawValue)"
     if linkat(AT_FDCWD, path, folder, name, AT_SYMLINK_FOLLOW) != 0 {
@@ -97,15 +98,26 @@ final class PagesAhead {
     return file
   }
 
+  /// Both are looked at where they are: of very many ranges a copy takes much memory.
   private func isBeginning(of ranges: [Range<UInt64>]) -> Bool {
-    var beginning: [Range<UInt64>] = []
-    var left = byteCount
-    for range in ranges where left > 0 {
-      let length = min(left, range.upperBound - range.lowerBound)
-      Self.append(range.lowerBound..<range.lowerBound + length, to: &beginning)
-      left -= length
+    var (next, done) = (0, UInt64(0))
+    var position = written.first?.lowerBound
+    for range in ranges where done < byteCount {
+      var at = range.lowerBound
+      while at < range.upperBound, done < byteCount {
+        guard at == position else { return false }
+        let end = min(range.upperBound, written[next].upperBound)
+        done += end - at
+        at = end
+        if end == written[next].upperBound {
+          next += 1
+          position = next < written.count ? written[next].lowerBound : nil
+        } else {
+          position = end
+        }
+      }
     }
-    return beginning == written
+    return done == byteCount
   }
 
   /// Neighbours become one.
