@@ -209,18 +209,12 @@ struct Collector {
   func transfers(_ memory: [MemoryScan.Found]) throws(Failure) -> [MemoryTransfer] {
     var transfers: [MemoryTransfer] = []
     for part in memory {
-      var done: UInt64 = 0
-      let file: Descriptor
-      if let begun = pagesAhead?.give(ImageFile.pages(part.id).fileName, part.pages) {
-        file = begun
-        done = pagesAhead?.byteCount ?? 0
-      } else {
-        file = try dump.createPages(part.id)
-      }
-      guard !part.pages.ranges.isEmpty, let process = part.task.process else { continue }
+      var image = pagesAhead?.give(ImageFile.pages(part.id).fileName, part.pages)
+      if image == nil { image = PagesImage(file: try dump.createPages(part.id), done: 0) }
+      guard !part.pages.ranges.isEmpty, let process = part.task.process, let image = image.take() else { continue }
       transfers.append(
         MemoryTransfer(
-          part.task, process, part.pages, to: file, behind: done, sharesTable: sharedTables.contains(part.task.ids.filesId)))
+          part.task, process, part.pages, to: image, sharesTable: sharedTables.contains(part.task.ids.filesId)))
     }
     return transfers
   }

@@ -30,9 +30,9 @@ public enum Dump {
     }
   }
 
-  /// So many tasks, or mappings of one, take more memory than the program's code.
-  private static let manyMappings = 32768
+  /// So many tasks take more memory than the program's code; and so many mappings of one.
   private static let many = 4096
+  private static let manyMappings = 32768
 
   private static func dump(_ options: DumpOptions, _ foresight: Foresight?, images: String) throws(Failure) -> (
     DumpStatsEntry, warnings: [String]

@@ -21,7 +21,7 @@ private func readMemory(of pid: Int32, _ ranges: [Range<UInt64>], into room: Uns
 /// the file's lock (man 2 process_vm_readv into memory that is the file's).
 enum ImageWindow {
   /// On a tmpfs only: elsewhere every page that is touched costs the file system a transaction.
-  private static func isWorthwhile(_ file: Int32) -> Bool {
+  static func isWorthwhile(_ file: Int32) -> Bool {
     fileSystem(of: file)?.type == 0x0102_1994  // TMPFS_MAGIC
   }
 

@@ -28,24 +28,24 @@ final class MemoryTransfer {
   /// The call of the running program by which the task opens the image, and whether it closes it again.
   private var opening: (call: SyscallProgram.Call, closes: Bool)?
   private let mustCopy: Bool
-  /// Whether the tracer may read its memory meanwhile: `process_vm_readv` copies a page that relatives share, for the task's own
-  /// (mm/gup.c: gup_must_unshare), and the program would need more memory than before.
+  /// Whether the tracer may read its memory meanwhile, which it does with nobody else's pages (``Pages/areExclusive(_:_:)``).
   private var canBeHelped: Bool
+  private var pagemap: Descriptor?
   private let free: [Int32]
 
   private static let pieceBytes: UInt64 = 2 << 20
   private static let programBytes: UInt64 = 32 << 20
 
-  /// By the task itself. So many bytes are in the file already. `sharesTable`: another process of the tree has the same descriptor table.
+  /// By the task itself. `sharesTable`: another process of the tree has the same descriptor table.
   init(
-    _ task: DumpedTask, _ process: TracedProcess, _ pages: Pages, to file: consuming Descriptor, behind done: UInt64, sharesTable: Bool
+    _ task: DumpedTask, _ process: TracedProcess, _ pages: Pages, to image: consuming PagesImage, sharesTable: Bool
   ) {
     self.task = task
     self.process = process
     writer = task.pid
-    self.file = file
+    done = image.done
+    file = image.file
     all = pages
-    self.done = done
     pieces = Self.cut(pages.accessible, behind: done)[...]
     mustCopy = sharesTable || Self.hasFileLimit(task)
     free = Self.freeNumbers(3, besides: task.descriptors.map(\.number))
@@ -119,6 +119,7 @@ final class MemoryTransfer {
     guard let slot = process.programSlot else { return }
     if mustCopy { return try copyAll() }
     try copy(all.inaccessible)
+    if pieces.isEmpty { return }
     // What to close if the tracer dies: the lowest free numbers, which the task's next descriptors will have.
     slot.setCleanup(free.map { (__NR_close, UInt64($0)) })
     if task.seesTracer, all.inaccessible.isEmpty { openFromInside(slot) } else { try give(slot) }
@@ -224,6 +225,7 @@ final class MemoryTransfer {
   private func prepareHelp() {
     guard canBeHelped else { return }
     canBeHelped = all.byteCount > Self.pieceBytes && ImageWindow.prepare(file.rawValue, length: all.byteCount)
+    if canBeHelped { pagemap = try? task.openPagemap() }
   }
 
   /// Writes the last pieces while the task is busy with others.
@@ -237,8 +239,10 @@ final class MemoryTransfer {
         first = $0.offset
         return true
       }.prefix(1024)
+      let parts = Array(part.reversed())
+      guard Pages.areExclusive(pagemap?.rawValue ?? -1, parts.map(\.range)) else { return canBeHelped = false }
       // What it cannot write, such as for want of room, is left to the task, which says why.
-      guard ImageWindow.copy(part.reversed(), of: writer, to: file.rawValue) else { return }
+      guard ImageWindow.copy(parts, of: writer, to: file.rawValue) else { return }
       pieces = pieces.dropLast(part.count)
     }
   }

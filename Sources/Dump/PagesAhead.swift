@@ -5,30 +5,41 @@ import Linux
 import Resources
 import SystemPackage
 
-/// The first pages of a task without relatives, copied while its mappings are being read: the kernel takes long to describe many of them,
-/// and the companion has time meanwhile.
+/// An image of a task's pages, and how many bytes of it are there already.
+struct PagesImage: ~Copyable {
+  let file: Descriptor
+  let done: UInt64
+}
+
+/// The first pages of a lone task, copied while its mappings are being read: the kernel takes long to describe many of them, and the
+/// companion has time meanwhile.
 ///
-/// The file has no name. It becomes the image if the pages that are to be written turn out to begin with those that are in it; if the dump
-/// comes to nothing, it is gone. Nothing changes in a task that has stopped.
+/// The file has no name. It becomes the image if the pages that are to be written turn out to begin with those that are in it; if not, or
+/// if the dump comes to nothing, it is gone. The task has stopped, so that what it has stays as it is; only pages that it has for itself
+/// are read (``Pages/areExclusive(_:_:)``).
 final class PagesAhead {
   private let folder: Int32
   private var image: Descriptor?
   /// Ranges that are in it, one behind the other.
   private var written: [Range<UInt64>] = []
-  private(set) var byteCount: UInt64 = 0
-  /// Up to where the memory has been looked at, and the region and the mapping behind.
+  private var byteCount: UInt64 = 0
+  /// Up to where the memory has been looked at, and the first region and mapping that do not end below.
   private var position: UInt64 = 0
   private var nextRegion = 0
   private var nextMapping = 0
-  private var isOver = false
-  /// Whether the tree is known to be one task: to read a page that relatives share would copy it (mm/gup.c: gup_must_unshare).
+  /// What lies behind is left to the task.
+  private var isOver: Bool
+  /// Whether the tree is known to be one task; there is one object for all.
   var isAllowed = false
 
   /// Half a millisecond's work; the tracer may be waiting for the companion to parse.
   private static let stepBytes: UInt64 = 512 << 10
 
   /// `folder`: where the images go.
-  init(in folder: Int32) { self.folder = folder }
+  init(in folder: Int32) {
+    self.folder = folder
+    isOver = !ImageWindow.isWorthwhile(folder)
+  }
 
   /// Copies some more pages of what is known of the task so far, in ascending order. `false`: there is nothing to copy yet.
   func step(_ scan: PageScan, _ mappings: [Mapping], of pid: Int32) -> Bool {
@@ -36,9 +47,14 @@ final class PagesAhead {
     let parts = nextParts(scan, mappings)
     guard let last = parts.last else { return false }
     let end = last.offset + UInt64(last.range.count)
-    // What cannot be copied now is tried once more by the task, which says why.
-    guard let file = openImage(), ImageWindow.prepare(file, length: end), ImageWindow.copy(parts, of: pid, to: file) else {
+    guard scan.areExclusive(parts.map(\.range)), let file = openImage() else {
       isOver = true
+      return false
+    }
+    guard ImageWindow.prepare(file, length: end), ImageWindow.copy(parts, of: pid, to: file) else {
+      // What cannot be copied now is tried once more by the task, which says why.
+      isOver = true
+      ftruncate(file, Int(byteCount))
       return false
     }
     for part in parts { Self.append(part.range, to: &written) }
@@ -50,31 +66,35 @@ final class PagesAhead {
     var parts: [Pages.Placed] = []
     var length: UInt64 = 0
     while length < Self.stepBytes, nextRegion < scan.found.count, nextMapping < mappings.count {
+      // The mapping is looked at where it is: a copy of it would count references.
+      let (from, to) = (mappings[nextMapping].start, mappings[nextMapping].end)
+      // What the kernel maps by itself has pages that the scan does not find.
+      if mappings[nextMapping].name.starts(with: "[v".utf8) {
+        isOver = true
+        break
+      }
       let region = scan.found[nextRegion]
       let start = max(position, region.start)
       if start >= region.end {
         nextRegion += 1
         continue
       }
-      // The mapping is looked at where it is: a copy of it would count references.
-      let (from, to) = (mappings[nextMapping].start, mappings[nextMapping].end)
       if to <= start {
         nextMapping += 1
         continue
       }
-      // What the kernel maps by itself lies behind everything else, and has rules of its own.
-      if mappings[nextMapping].name.starts(with: "[v".utf8) {
-        isOver = true
-        break
-      }
       let first = max(start, from)
-      position = min(region.end, to, first + Self.stepBytes - length)
-      if first >= position {
-        position = region.end
-      } else if !mappings[nextMapping].isShared, !scan.isGuard(region) {
-        parts.append((first..<position, byteCount + length))
-        length += position - first
+      let end = min(region.end, to, first + Self.stepBytes - length)
+      if first < end, !mappings[nextMapping].isShared, !scan.isGuard(region) {
+        // Only the tracer can read what the task itself cannot (Pages.inaccessible).
+        if mappings[nextMapping].protection & UInt32(PROT_READ) == 0 {
+          isOver = true
+          break
+        }
+        parts.append((first..<end, byteCount + length))
+        length += end - first
       }
+      position = max(first, end)
     }
     return parts
   }
@@ -85,9 +105,12 @@ final class PagesAhead {
     return image?.rawValue
   }
 
-  /// The file under the name of an image that is to begin with these pages; `nil`: it does not, or there is none.
-  func give(_ name: String, _ pages: Pages) -> Descriptor? {
-    defer { written = [] }
+  /// The file under the name of an image that is to hold these pages; `nil`: it does not begin with them, or there is none.
+  func give(_ name: String, _ pages: Pages) -> PagesImage? {
+    defer {
+      written = []
+      image = nil
+    }
     guard byteCount > 0, isBeginning(of: pages.ranges), let file = image.take() else { return nil }
     let path = "/proc/self/fd/\(file.rawValue)"
     if linkat(AT_FDCWD, path, folder, name, AT_SYMLINK_FOLLOW) != 0 {
@@ -95,7 +118,7 @@ final class PagesAhead {
         return nil
       }
     }
-    return file
+    return PagesImage(file: file, done: byteCount)
   }
 
   /// Both are looked at where they are: of very many ranges a copy takes much memory.

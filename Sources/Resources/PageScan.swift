@@ -51,6 +51,9 @@ public final class PageScan {
 
   public func isGuard(_ region: cl_page_region) -> Bool { region.categories & guardCategory != 0 }
 
+  /// See ``Pages/areExclusive(_:_:)``.
+  public func areExclusive(_ ranges: [Range<UInt64>]) -> Bool { Pages.areExclusive(pagemap, ranges) }
+
   /// Makes one step ahead of need. `false` if there was none to make.
   public func lookAhead() throws(Errno) -> Bool {
     guard argument.start < argument.end else { return false }

@@ -163,18 +163,46 @@ public struct Pages {
 
   /// Frame numbers of pages that are there; 0 for others.
   static func frames(_ pagemap: Int32, _ range: Range<UInt64>) throws(Errno) -> [UInt64] {
+    var words = try words(pagemap, range)
+    // Bit 63: present; bits 0 to 54: the frame
+    for i in words.indices { words[i] = words[i] >> 63 == 1 ? words[i] & ((1 << 55) - 1) : 0 }
+    return words
+  }
+
+  /// What pagemap says of each page.
+  static func words(_ pagemap: Int32, _ range: Range<UInt64>) throws(Errno) -> [UInt64] {
     let bytes = Int((range.upperBound - range.lowerBound) / 4096 * 8)
     var failure: Errno?
     let words = [UInt64](unsafeUninitializedCapacity: bytes / 8) { words, count in
       let n = cl_syscall(
         Int(__NR_pread64), Int(pagemap), Int(bitPattern: words.baseAddress), bytes, Int(range.lowerBound / 4096 * 8), 0, 0)
       if n != bytes { failure = n < 0 ? Errno(rawValue: Int32(-n)) : .ioError } else { count = bytes / 8 }
-      // Bit 63: present; bits 0 to 54: the frame
-      for i in 0..<count { words[i] = words[i] >> 63 == 1 ? words[i] & ((1 << 55) - 1) : 0 }
     }
     if let failure { throw failure }
     return words
   }
+
+  /// Whether the pages of some ascending ranges are all there, and nobody's but the process's or a file's
+  /// (Documentation/admin-guide/mm/pagemap.rst, bits 63, 56 and 61). Only such may be read from outside: of an anonymous one that is shared,
+  /// the process would get a copy (mm/gup.c: gup_must_unshare).
+  public static func areExclusive(_ pagemap: Int32, _ ranges: [Range<UInt64>]) -> Bool {
+    guard let last = ranges.last else { return true }
+    var (start, known) = (UInt64(0), [UInt64]())
+    for range in ranges {
+      for page in stride(from: range.lowerBound, to: range.upperBound, by: 4096) {
+        if page < start || page >= start + UInt64(known.count) * 4096 {
+          guard let words = try? words(pagemap, page..<min(page + mostExamined, last.upperBound)) else { return false }
+          (start, known) = (page, words)
+        }
+        let word = known[Int((page - start) / 4096)]
+        if word >> 63 == 0 || word & (1 << 56 | 1 << 61) == 0 { return false }
+      }
+    }
+    return true
+  }
+
+  /// Bytes of memory that are asked for in one read.
+  private static let mostExamined: UInt64 = 1 << 20
 
   /// The parts of a range that are in none of an ascending list of ranges.
   static func difference(_ range: Range<UInt64>, _ others: some Sequence<Range<UInt64>>) -> [Range<UInt64>] {

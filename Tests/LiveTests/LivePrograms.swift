@@ -1,3 +1,4 @@
+import Glibc
 import Testing
 
 /// Everything that starts real programs. One at a time: they share the machine's PIDs and its clock.
@@ -19,6 +20,41 @@ extension Live {
     func survivesInMemory(_ name: String) throws {
       try LiveProgram(name: name).run { job in
         try Files.withTmpfs(at: job.path("images.1")) { _ = try job.cycle() }
+      }
+    }
+
+    /// The image of its pages is begun before all has been looked at, and so before that of its deleted file.
+    @Test func isCopiedAhead() throws {
+      try LiveProgram(name: "mem_many").run { job in
+        try Files.withTmpfs(at: job.path("images.1")) {
+          try job.dump()
+          var (pages, ghost) = (stat(), stat())
+          #expect(stat(job.path("images.1/pages-1.img"), &pages) == 0 && stat(job.path("images.1/ghost-file-1.img"), &ghost) == 0)
+          #expect(pages.st_ino < ghost.st_ino, "a tmpfs numbers its files in the order in which they are made")
+          #expect(pages.st_nlink == 1 && pages.st_mode & 0o777 == 0o600)
+          try job.restore()
+        }
+      }
+    }
+
+    /// Pages that a task has in common with its parent, who is not of the tree, stay common when they are dumped: they would take the
+    /// program twice the memory.
+    @Test func leavesPagesShared() throws {
+      try LiveProgram(name: "fixtures/forked_many").run { job in
+        let child = try #require(Processes.tree(of: job.pid).last)
+        func shared() throws -> Int {
+          let text = try #require(Files.text("/proc/\(child)/smaps_rollup"))
+          let line = try #require(text.split(separator: "\n").first { $0.hasPrefix("Shared_Dirty:") })
+          return try #require(line.split(separator: " ").dropFirst().first.flatMap { Int($0) })
+        }
+        let before = try shared()
+        #expect(before > 2000 * 12)
+        try Files.withTmpfs(at: job.path("images.1")) {
+          let outcome = try Tool.run(["dump", "-t", "\(child)", "-D", job.path("images.1"), "-R", "--shell-job"])
+          #expect(outcome.code == 0, "\(outcome.errors)")
+        }
+        let after = try shared()
+        #expect(after > before - 512, "\(after) of \(before) kB are still shared")
       }
     }
 

@@ -1,5 +1,6 @@
 // Thousands of mappings of one task, most of them full, as of threads' stacks with their guards; some of other kinds among them: dirty
-// pages of a private file, shared memory, guard regions, content without access. Every byte is as it was.
+// pages of a private file, shared memory, guard regions, content without access. Every byte is as it was. And a file that is deleted, whose
+// image is made when all has been looked at.
 #include "check.h"
 #ifndef MADV_GUARD_INSTALL
 #define MADV_GUARD_INSTALL 102
@@ -11,7 +12,7 @@
 
 enum kind { PLAIN, OF_FILE, SHARED, GUARDED, CLOSED };
 
-static enum kind kind(int i) { return i % 1000 != 999 ? PLAIN : i == 999 ? OF_FILE : i == 1999 ? SHARED : i == 2999 ? GUARDED : CLOSED; }
+static enum kind kind(int i) { return i % 1000 != 999 ? PLAIN : i == 3999 ? OF_FILE : i == 2999 ? SHARED : i == 1999 ? GUARDED : CLOSED; }
 static unsigned char *at[COUNT];
 static int has_guards;
 
@@ -45,7 +46,14 @@ int main(int argc, char **argv) {
     if (kind(i) == CLOSED) MUST(mprotect(at[i], (PAGES - 1) * PAGE, PROT_NONE));
   }
   close(file);
+  // Each lies below the one before: that without access is among the last.
+  CHECK(at[0] > at[COUNT - 1], "mmap goes upwards");
+  int deleted = MUST(open(path_of("deleted"), O_RDWR | O_CREAT | O_TRUNC, 0600));
+  CHECK(write(deleted, "gone", 4) == 4, "no deleted file");
+  MUST(unlink(path_of("deleted")));
   cycle();
+  char word[5] = "";
+  CHECK(pread(deleted, word, 4, 0) == 4 && !strcmp(word, "gone"), "the deleted file has '%s'", word);
   for (int i = 0; i < COUNT; i++) check_content(i);
   return pass();
 }
