@@ -46,7 +46,8 @@ final class WrittenChecksums: @unchecked Sendable {
 
   /// In an order that says nothing of which thread was quicker; what was noted twice, in that order.
   var all: LazyMapSequence<[UInt32], Note> {
-    locked { [list] in
+    locked {
+      let list = list
       // Only places are sorted: that takes half as much room again as there is to sort.
       var places = Array(0..<UInt32(list.count))
       places.sort { (list[Int($0)].order, $0) < (list[Int($1)].order, $1) }

@@ -43,7 +43,9 @@ public struct ImageReader: ~Copyable {
     let start = offset
     while let message = try next(type) {
       // Room for all, if they are as long as the first: to grow is to touch new memory. A file that is mostly hole is not believed.
-      if messages.isEmpty, !isAtEnd { messages.reserveCapacity(min(1 + (size - offset) / max(offset - start, 1), 65536)) }
+      if messages.isEmpty, !isAtEnd {
+        messages.reserveCapacity(min(1 + (size - offset) / max(offset - start, 1), (4 << 20) / MemoryLayout<Message>.stride))
+      }
       messages.append(message)
     }
     return messages

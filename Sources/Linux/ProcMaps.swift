@@ -148,27 +148,30 @@ extension Mapping {
   private static func parse(_ text: UnsafeRawBufferPointer, into list: inout [Mapping]) {
     var c = ByteCursor(text)
     var usual = PropertyPlaces()
-    var (start, places) = (0, PropertyPlaces())
+    var places = PropertyPlaces()
+    // Where the properties of the last mapping begin, if its own line is in this text.
+    var start: Int?
     while let first = c.peek {
       // A mapping's own line begins with a lower-case hex digit, a property's with a capital.
       if (first >= 0x30 && first <= 0x39) || (first >= 0x61 && first <= 0x66) {
         list.append(Mapping(line: &c))
         start = c.position
+        places = PropertyPlaces()
         if usual.areThere(c) {
           list[list.count - 1].readProperties(&c, usual)
-        } else {
-          places = PropertyPlaces()
         }
       } else if list.isEmpty {
         c.skipLine()
       } else {
         switch first {
         case UInt8(ascii: "V"):
-          places.flags = c.position - start
+          if let start {
+            places.flags = c.position - start
+            usual = places
+          }
           list[list.count - 1].readProperty(&c)
-          usual = places
         case UInt8(ascii: "K"):
-          if places.pageSize == 0 { places.pageSize = c.position - start }
+          if let start { places.pageSize = c.position - start }
           list[list.count - 1].readProperty(&c)
         default: c.skipLine()
         }
