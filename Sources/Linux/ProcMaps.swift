@@ -171,7 +171,8 @@ extension Mapping {
           }
           list[list.count - 1].readProperty(&c)
         case UInt8(ascii: "K"):
-          if let start { places.pageSize = c.position - start }
+          // KSM comes behind it.
+          if let start, places.pageSize == 0 { places.pageSize = c.position - start }
           list[list.count - 1].readProperty(&c)
         default: c.skipLine()
         }
