@@ -28,7 +28,7 @@ final class PagesAhead {
   private var nextRegion = 0
   private var nextMapping = 0
   /// What lies behind is left to the task.
-  private var isOver: Bool
+  private var isOver = false
   /// Whether the tree is known to be one task; there is one object for all.
   var isAllowed = false
 
@@ -36,10 +36,7 @@ final class PagesAhead {
   private static let stepBytes: UInt64 = 512 << 10
 
   /// `folder`: where the images go.
-  init(in folder: Int32) {
-    self.folder = folder
-    isOver = !ImageWindow.isWorthwhile(folder)
-  }
+  init(in folder: Int32) { self.folder = folder }
 
   /// Copies some more pages of what is known of the task so far, in ascending order. `false`: there is nothing to copy yet.
   func step(_ scan: PageScan, _ mappings: [Mapping], of pid: Int32) -> Bool {
@@ -47,7 +44,7 @@ final class PagesAhead {
     let parts = nextParts(scan, mappings)
     guard let last = parts.last else { return false }
     let end = last.offset + UInt64(last.range.count)
-    guard scan.areExclusive(parts.map(\.range)), let file = openImage() else {
+    guard let file = openImage(), scan.areExclusive(parts.map(\.range)) else {
       isOver = true
       return false
     }
@@ -101,7 +98,9 @@ final class PagesAhead {
 
   private func openImage() -> Int32? {
     // open(2): O_TMPFILE
-    if image == nil { image = try? Descriptor.open(at: folder, ".", O_RDWR | O_DIRECTORY | 0o20000000, mode: 0o600) }
+    if image == nil, ImageWindow.isWorthwhile(folder) {
+      image = try? Descriptor.open(at: folder, ".", O_RDWR | O_DIRECTORY | 0o20000000, mode: 0o600)
+    }
     return image?.rawValue
   }
 

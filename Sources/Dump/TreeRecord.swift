@@ -30,7 +30,7 @@ struct TreeRecord {
     }
   }
 
-  /// As ``RecordedTree/isPlain``; all tasks at once would take much memory.
+  /// Whether there is a schedule for certain: see ``RecordedTask/isPlain(under:)``. All tasks at once would take much memory.
   private var isPlain: Bool {
     guard namespaces.recorded.count == 1 else { return false }
     var parent: RecordedTask?

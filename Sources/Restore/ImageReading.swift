@@ -269,10 +269,11 @@ struct LoadedCheckpoint {
   private static func readMemory(
     of pid: UInt32, _ restore: RestoreContext, _ companion: Companion?
   ) throws(Failure) -> (MmEntry, Pagemap) {
-    guard let companion, try size(of: .mm(pid), restore) >= long else {
+    let bytes = try size(of: .mm(pid), restore)
+    guard let companion, bytes >= long else {
       return (try restore.one(MmEntry.self, .mm(pid)), try readPagemap(of: pid, restore))
     }
-    if try size(of: .mm(pid), restore) >= veryLong { dropCode() }
+    if bytes >= veryLong { dropCode() }
     companion.hire()
     var memory = MmEntry()
     var pagemap: Pagemap = (0, [])
