@@ -61,13 +61,13 @@ struct Glance {
 
   private mutating func readMappings(of task: Place, _ reader: Reader) throws(Failure) -> [Mapping] {
     try about("task \(task.pid)") { () throws(Failure) in
-      let smaps = try about("opening smaps") { () throws(Errno) in try task.folder.open("smaps") }
       guard let companion = reader.companion, companion.isFree else {
+        let smaps = try about("opening smaps") { () throws(Errno) in try task.folder.open("smaps") }
         return try about("reading smaps") { () throws(Errno) in try Mapping.readAll(smaps.rawValue, reader.buffer) }
       }
       var scan: PageScan?
       var mayScan = task.pagesAhead != nil
-      let mappings = try Mapping.readAll(smaps.rawValue, reader.buffer, with: companion) { known in
+      let many = ManyMappings(of: task.pid, in: task.folder, reader.buffer, with: companion) { known in
         // What fails here does so again when it is needed, and is told then.
         if mayScan, scan == nil { scan = try? PageScan(owning: task.folder.open("pagemap")) }
         if mayScan {
@@ -77,6 +77,7 @@ struct Glance {
         guard let scan, let pagesAhead = task.pagesAhead else { return false }
         return pagesAhead.step(scan, known, of: task.pid)
       }
+      let mappings = try many.read()
       scanAhead = scan
       return mappings
     }

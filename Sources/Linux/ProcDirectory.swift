@@ -55,7 +55,8 @@ public final class ReadBuffer {
   /// The kernel makes whole records until it has as many bytes as are asked for. What does not fit into its page any more it throws away,
   /// and makes again with the next read (fs/seq_file.c: seq_read_iter); a record of smaps can take as long as the walk over a
   /// gigabyte's pages. So no more is asked for than leaves room for one: `usualRecord`, in bytes. Longer ones come all the same.
-  func readLines(_ fd: Int32, usualRecord: Int, _ body: (UnsafeRawBufferPointer) -> Void) throws(Errno) {
+  /// Ends early if `body` says `false`.
+  func readLines(_ fd: Int32, usualRecord: Int, _ body: (UnsafeRawBufferPointer) -> Bool) throws(Errno) {
     var count = 0
     while true {
       if count == storage.count { grow() }
@@ -63,8 +64,7 @@ public final class ReadBuffer {
       let n = try syscall(__NR_read, Int(fd), Int(bitPattern: storage.baseAddress) + count, room)
       count += n
       let lines = n == 0 ? count : (storage[..<count].lastIndex(of: 0x0a) ?? -1) + 1
-      body(UnsafeRawBufferPointer(rebasing: storage[..<lines]))
-      if n == 0 { return }
+      if !body(UnsafeRawBufferPointer(rebasing: storage[..<lines])) || n == 0 { return }
       if lines < count, lines > 0 {
         storage.copyMemory(from: UnsafeRawBufferPointer(rebasing: storage[lines..<count]))
       }

@@ -101,51 +101,18 @@ extension Mapping {
   /// a hundred times what is kept of it.
   public static func readAll(_ fd: Int32, _ buffer: ReadBuffer) throws(Errno) -> [Mapping] {
     var list: [Mapping] = []
-    try buffer.readLines(fd, usualRecord: 900) { parse($0, into: &list) }
+    try buffer.readLines(fd, usualRecord: usualRecord) {
+      parse($0, into: &list)
+      return true
+    }
     return list
   }
 
-  /// The same where there may be so many that it takes two: this thread reads, and the companion parses what has been read. While it
-  /// has nothing to parse it does `meanwhile` with what is known by then, step by step; `false` says that there is nothing to do yet.
-  public static func readAll(
-    _ fd: Int32, _ buffer: ReadBuffer, with companion: Companion, meanwhile: @escaping ([Mapping]) -> Bool
-  ) throws(Failure) -> [Mapping] {
-    let parsed = Parsed()
-    var relay: Relay?
-    var length = 0
-    var mayHire = true
-    do throws(Errno) {
-      try buffer.readLines(fd, usualRecord: 900) { text in
-        length += text.count
-        if length > longText, relay == nil, mayHire {
-          mayHire = companion.hire()
-          if mayHire {
-            let new = Relay()
-            relay = new
-            companion.start { new.receive(meanwhile: { meanwhile(parsed.list) }) { parse($0, into: &parsed.list) } }
-          }
-        }
-        if let relay { relay.send(text) } else { parse(text, into: &parsed.list) }
-      }
-    } catch {
-      relay?.end()
-      companion.settle()
-      throw Failure("reading smaps", error)
-    }
-    relay?.end()
-    try companion.wait()
-    return parsed.list
-  }
-
-  private final class Parsed {
-    var list: [Mapping] = []
-  }
-
-  /// Below so many bytes, some hundred mappings, the companion takes longer to begin than it spares.
-  private static let longText = 256 << 10
+  /// Bytes of a record of smaps.
+  static let usualRecord = 900
 
   /// Appends the mappings of some whole lines, or what they say of the last one.
-  private static func parse(_ text: UnsafeRawBufferPointer, into list: inout [Mapping]) {
+  static func parse(_ text: UnsafeRawBufferPointer, into list: inout [Mapping]) {
     var c = ByteCursor(text)
     var usual = PropertyPlaces()
     var places = PropertyPlaces()

@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <stddef.h>
 #include <asm/unistd.h>
+#include <linux/bpf.h>
 #include <linux/futex.h>
 #include <linux/ptrace.h>
 #include <linux/sched.h>

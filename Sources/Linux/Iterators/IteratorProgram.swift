@@ -1,0 +1,127 @@
+/// The program that the kernel runs for each object of an iterator (Documentation/bpf/standardization/instruction-set.rst): it writes
+/// a record of 64-bit words, and behind the last object one of ones.
+struct IteratorProgram {
+  /// What a word of the record is.
+  enum Field {
+    /// What a path of members leads to, from the object on; of several paths the first that this kernel has.
+    case member([[String]])
+    /// The object's address, which identifies it.
+    case address
+    /// Another argument of the iterator: so many bytes at this offset of its context.
+    case argument(offset: Int, size: Int)
+    /// Whether a descriptor closes on exec: its bit in its task's table.
+    case closesOnExec(task: Int, number: Int)
+
+    static func member(_ path: String...) -> Field { .member([path]) }
+  }
+
+  private(set) var code: [UInt64] = []
+  let wordsPerRecord: Int
+
+  /// - Parameters:
+  ///   - object: the structure that the iterator goes through, and the offset of its address in the context.
+  ///   - fields: at most 48.
+  ///
+  /// `nil`: this kernel lacks one of the fields.
+  init?(_ fields: [Field], of object: (structure: String, offset: Int), _ types: BTF) {
+    wordsPerRecord = fields.count
+    guard let structure = types.id(of: object.structure) else { return nil }
+    let record = -8 * fields.count
+    code.append(Self.move(.r6, from: .r1))
+    code.append(Self.load(.r7, from: .r6, object.offset, size: 8))
+    let branch = code.count
+    code.append(0)
+    for (i, field) in fields.enumerated() {
+      switch field {
+      case .member(let paths):
+        guard let access = paths.lazy.compactMap({ types.access($0, in: structure) }).first else { return nil }
+        append(access, from: .r7)
+      case .address: code.append(Self.move(.r1, from: .r7))
+      case .argument(let offset, let size): code.append(Self.load(.r1, from: .r6, offset, size: size))
+      case .closesOnExec(let task, let number):
+        guard let structure = types.id(of: "task_struct"),
+          let access = types.access(["files", "fdt", "close_on_exec"], in: structure)
+        else { return nil }
+        appendBit(of: access, task: task, number: number, scratch: record - 8)
+      }
+      code.append(Self.store(.r1, to: .r10, record + 8 * i))
+    }
+    appendWrite(record)
+    // jeq r7, 0
+    code[branch] = Self.instruction(0x15, .r7, .r0, code.count - branch - 1)
+    for i in fields.indices { code.append(Self.instruction(0x7a, .r10, .r0, record + 8 * i, -1)) }
+    appendWrite(record)
+  }
+
+  /// Loads into r1 what is reached from an address. The kernel reads 0 where that is none.
+  private mutating func append(_ access: BTF.Access, from register: Register) {
+    var from = register
+    for offset in access.pointers {
+      code.append(Self.load(.r1, from: from, offset, size: 8))
+      from = .r1
+    }
+    code.append(Self.load(.r1, from: from, access.offset, size: access.size))
+  }
+
+  /// Loads into r1 a descriptor's bit of a bitmap.
+  private mutating func appendBit(of bitmap: BTF.Access, task: Int, number: Int, scratch: Int) {
+    code.append(Self.load(.r8, from: .r6, task, size: 8))
+    code.append(Self.instruction(0xb7, .r1, .r0, 0, 0))
+    let branch = code.count
+    code.append(0)
+    append(bitmap, from: .r8)
+    code.append(Self.load(.r8, from: .r6, number, size: 4))
+    code += [
+      Self.move(.r3, from: .r8),
+      Self.instruction(0x77, .r3, .r0, 0, 6),  // >>=
+      Self.instruction(0x67, .r3, .r0, 0, 3),  // <<=
+      Self.instruction(0x0f, .r3, .r1),  // +=
+      Self.instruction(0x7a, .r10, .r0, scratch, 0),
+      Self.move(.r1, from: .r10),
+      Self.instruction(0x07, .r1, .r0, 0, scratch),
+      Self.instruction(0xb7, .r2, .r0, 0, 8),
+      Self.instruction(0x85, .r0, .r0, 0, 113),  // bpf_probe_read_kernel(to, size, from)
+      Self.load(.r1, from: .r10, scratch, size: 8),
+      Self.instruction(0x57, .r8, .r0, 0, 63),  // &=
+      Self.instruction(0x7f, .r1, .r8),  // >>=
+      Self.instruction(0x57, .r1, .r0, 0, 1),
+    ]
+    code[branch] = Self.instruction(0x15, .r8, .r0, code.count - branch - 1)
+  }
+
+  /// Writes the record and ends: bpf_seq_write(context.meta->seq, record, bytes).
+  private mutating func appendWrite(_ record: Int) {
+    code += [
+      Self.load(.r1, from: .r6, 0, size: 8),
+      Self.load(.r1, from: .r1, 0, size: 8),
+      Self.move(.r2, from: .r10),
+      Self.instruction(0x07, .r2, .r0, 0, record),
+      Self.instruction(0xb7, .r3, .r0, 0, -record),
+      Self.instruction(0x85, .r0, .r0, 0, 127),
+      Self.instruction(0xb7, .r0, .r0, 0, 0),
+      Self.instruction(0x95, .r0, .r0),
+    ]
+  }
+
+  private enum Register: UInt64 {
+    case r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, r10
+  }
+
+  private static func instruction(
+    _ code: UInt64, _ destination: Register, _ source: Register, _ offset: Int = 0, _ value: Int = 0
+  ) -> UInt64 {
+    code | destination.rawValue << 8 | source.rawValue << 12 | UInt64(UInt16(truncatingIfNeeded: offset)) << 16
+      | UInt64(UInt32(truncatingIfNeeded: value)) << 32
+  }
+
+  private static func move(_ destination: Register, from source: Register) -> UInt64 { instruction(0xbf, destination, source) }
+
+  private static func load(_ destination: Register, from base: Register, _ offset: Int, size: Int) -> UInt64 {
+    let code: UInt64 = [1: 0x71, 2: 0x69, 4: 0x61][size] ?? 0x79
+    return instruction(code, destination, base, offset)
+  }
+
+  private static func store(_ source: Register, to base: Register, _ offset: Int) -> UInt64 {
+    instruction(0x7b, base, source, offset)
+  }
+}
