@@ -46,6 +46,7 @@ public enum Dump {
     }
 
     let companion = Companion(givingRoom: true)
+    if DescriptorTable.isLarge(options.pid), companion.hire() { companion.start { OpenFiles.getReady() } }
     let pagesAhead = options.snapshot ? nil : PagesAhead(in: dump.directory.descriptor.rawValue)
     let glances = Glances(companion, foresight, pagesAhead)
     var freezer = Freezer(glances)

@@ -21,7 +21,7 @@ final class Lookahead<Item> {
   /// One more item. `make` makes it, on either thread; a long one may be begun before others.
   func append(isLong: Bool = false, _ make: @escaping Make) {
     work.append(make, isLong: isLong)
-    guard !isShared, companion.isHired else { return }
+    guard !isShared, companion.hasTime else { return }
     isShared = true
     let work = work
     let reader = Glance.Reader()

@@ -7,12 +7,17 @@ import Tracee
 
 /// The descriptors of a process: which number names which file description, and close-on-exec.
 public enum DescriptorTable {
+  /// Whether a process has so many descriptors that these will be looked at by an iterator. Since Linux 6.2 the size is their number
+  /// (fs/proc/fd.c: proc_fd_getattr).
+  public static func isLarge(_ pid: Int32) -> Bool {
+    (try? fstat(at: AT_FDCWD, "/proc/\(pid)/fd")).map { $0.st_size >= OpenFiles.many } ?? false
+  }
+
   /// Looks at every descriptor. What cannot be dumped is returned in words; nothing has been changed. `parent` has been looked at
   /// before.
   public static func survey(
     _ task: DumpedTask, parent: DumpedTask?, _ options: DumpOptions, _ examiner: DescriptorExaminer
   ) throws(Failure) -> [String] {
-    // Since Linux 6.2 the size is the number of descriptors (fs/proc/fd.c: proc_fd_getattr).
     let count = try about("\(task.description): counting its descriptors") { () throws(Errno) in
       Int(try task.directory.folder.status("fd").st_size)
     }
@@ -39,7 +44,7 @@ public enum DescriptorTable {
       let number = Int(descriptor.number)
       // EBADF: it has no such descriptor.
       guard let order = try? kcmp(task.pid, parent.pid, .file, number, number), order == 0 else { continue }
-      list.append(descriptor)
+      list.append(DumpedDescriptor(number: descriptor.number, file: descriptor.file))
     }
     // Siblings have often inherited the same, and hold one list.
     if list.elementsEqual(parent.lastInherited, by: { $0.number == $1.number && $0.file === $1.file }) { return parent.lastInherited }
@@ -56,6 +61,7 @@ public enum DescriptorTable {
       entry.id = try dump.files.id(of: descriptor.file, dump)
       entry.fd = UInt32(descriptor.number)
       entry.type = descriptor.file.kind.type
+      if let closesOnExec = descriptor.closesOnExec { entry.flags = closesOnExec ? 1 : 0 }
       task.descriptorEntries.append(entry)
     }
   }

@@ -10,11 +10,13 @@ import Tracee
 public struct DumpedDescriptor {
   public let number: Int32
   let file: DumpedDescription
+  /// Close-on-exec, if that was seen from outside; it is the descriptor's own.
+  var closesOnExec: Bool?
 }
 
 /// A file description of the tree under dump, which many descriptors may name.
 final class DumpedDescription {
-  let file: DumpedFile
+  var file: DumpedFile
   let kind: any FileKind.Type
   /// Once it has been compared with others.
   var member: FileTable.Member?
@@ -70,10 +72,13 @@ public final class DescriptorExaminer {
 
   /// Examines the `count` descriptors of a task but those that are `known`; many by turns with the companion.
   func examine(_ task: DumpedTask, count: Int, known: Set<Int32>, _ options: DumpOptions) throws(Failure) -> Found {
-    let numbers = try candidates(task, count).filter { !known.contains($0) }
     let pidfd = try about("\(task.description): pidfd_open") { () throws(Errno) in try pidfdOpen(task.pid) }
     let examination = Examination(task: task, pidfd: pidfd.rawValue, options: options)
     let window = try window()
+    if count - known.count >= OpenFiles.many, let files = OpenFiles(of: task.pid, count: count) {
+      return try examination.examine(files, but: known, window, buffer)
+    }
+    let numbers = try candidates(task, count).filter { !known.contains($0) }
     if numbers.count < 2 * Self.numbersAtOnce { return try examination.examine(numbers[...], window, buffer) }
     companion.hire()
     let parts = stride(from: 0, to: numbers.count, by: Self.numbersAtOnce).map {
@@ -122,16 +127,25 @@ private struct Examination {
     found.descriptors.reserveCapacity(numbers.count)
     defer { window.clear() }
     for number in numbers {
-      let file = try about("\(task.description): descriptor \(number)") { () throws(Errno) in try examine(number, window, buffer) }
-      guard let file else { continue }
-      guard let kind = fileKinds.first(where: { $0.matches(file) }) else {
-        found.objections.append("\(file.description): \(UnsupportedFile.feature(file))")
-        continue
+      if let description = try describe(number, window, buffer, &found.objections) {
+        found.descriptors.append(DumpedDescriptor(number: number, file: description))
       }
-      if let objection = kind.objection(file, options) { found.objections.append("\(file.description): \(objection)") }
-      found.descriptors.append(DumpedDescriptor(number: number, file: DumpedDescription(file, kind)))
     }
     return found
+  }
+
+  /// `nil`: there is no such descriptor, or none that can be dumped, which is then among the objections.
+  private func describe(
+    _ number: Int32, _ window: OwnDescriptor, _ buffer: ReadBuffer, _ objections: inout [String]
+  ) throws(Failure) -> DumpedDescription? {
+    let file = try about("\(task.description): descriptor \(number)") { () throws(Errno) in try examine(number, window, buffer) }
+    guard let file else { return nil }
+    guard let kind = fileKinds.first(where: { $0.matches(file) }) else {
+      objections.append("\(file.description): \(UnsupportedFile.feature(file))")
+      return nil
+    }
+    if let objection = kind.objection(file, options) { objections.append("\(file.description): \(objection)") }
+    return DumpedDescription(file, kind)
   }
 
   /// `nil`: there is no such descriptor.
@@ -168,13 +182,87 @@ private struct Examination {
   }
 }
 
-/// Which descriptors close on exec (man 2 fcntl, F_GETFD): the one thing that a duplicate does not tell.
+// MARK: Very many
+
+extension Examination {
+  /// What descriptions have in common that differ in nothing but their positions.
+  private struct Likeness: Hashable {
+    var mount: UInt64
+    var name: UInt64
+    var inode: UInt64
+    var flags: UInt32
+    var mode: UInt32
+
+    init(_ open: OpenFile) {
+      (mount, name, inode, flags, mode) = (open.mount, open.name, open.inode, open.flags, open.mode)
+    }
+  }
+
+  /// Examines all that an iterator has seen but those that are `known`. One file of many that are open alike is looked at, and of a
+  /// pipe with nothing in it none.
+  func examine(
+    _ files: OpenFiles, but known: Set<Int32>, _ window: OwnDescriptor, _ buffer: ReadBuffer
+  ) throws(Failure) -> DescriptorExaminer.Found {
+    var found: DescriptorExaminer.Found = ([], [])
+    var descriptions: [UInt64: DumpedDescription] = [:]
+    var examples: [Likeness: DumpedDescription] = [:]
+    defer { window.clear() }
+    for open in files where !known.contains(open.number) {
+      var description = descriptions[open.address]
+      if description == nil { description = emptyPipe(open) ?? copy(of: examples[Likeness(open)], open) }
+      if description == nil {
+        let objections = found.objections.count
+        description = try describe(open.number, window, buffer, &found.objections)
+        description?.file.address = open.address
+        if let description, description.kind == RegularFile.self, found.objections.count == objections, !description.file.mayBeLocked {
+          examples[Likeness(open)] = description
+        }
+      }
+      guard let description else { continue }
+      descriptions[open.address] = description
+      found.descriptors.append(DumpedDescriptor(number: open.number, file: description, closesOnExec: open.closesOnExec))
+    }
+    return found
+  }
+
+  private func emptyPipe(_ open: OpenFile) -> DumpedDescription? {
+    guard open.fileMode & S_IFMT == S_IFIFO, open.device == Pipe.device, !open.hasOwner, open.flags & UInt32(O_PATH) == 0,
+      let size = open.emptyPipeSize
+    else { return nil }
+    var stat = stat()
+    stat.st_dev = dev_t(open.device)
+    stat.st_ino = UInt(open.inodeNumber)
+    stat.st_mode = open.fileMode
+    var file = DumpedFile(
+      pid: task.pid, number: open.number, procPath: "fd/\(open.number)", link: Array("pipe:[\(open.inodeNumber)]".utf8), stat: stat)
+    file.info.flags = open.flags & descriptionFlags
+    file.fown = FownEntry()
+    file.isEmptyPipe = size
+    file.address = open.address
+    return DumpedDescription(file, Pipe.self)
+  }
+
+  /// The same as a file that has been looked at, but at its own number and position.
+  private func copy(of example: DumpedDescription?, _ open: OpenFile) -> DumpedDescription? {
+    guard let example, !open.hasOwner, !open.hasLocks else { return nil }
+    var file = example.file
+    file.number = open.number
+    file.procPath = "fd/\(open.number)"
+    file.info.position = open.position
+    file.fown = FownEntry()
+    file.duplicated = nil
+    file.address = open.address
+    return DumpedDescription(file, example.kind)
+  }
+}
+
+/// Which descriptors close on exec (man 2 fcntl, F_GETFD): the one thing that a duplicate does not tell. An iterator does.
 struct CloseOnExecFlags: TaskState {
   private var asked: [(index: Int, call: SyscallProgram.Call)] = []
 
   init(asking program: inout SyscallProgram, in thread: DumpedThread) {
     guard let task = thread.task else { return }
-    for (index, descriptor) in task.descriptors.enumerated() {
+    for (index, descriptor) in task.descriptors.enumerated() where descriptor.closesOnExec == nil {
       let call = program.call(
         __NR_fcntl, Argument(descriptor.number), Argument(F_GETFD), for: "reading the flag of descriptor",
         UInt64(descriptor.number))

@@ -87,6 +87,8 @@ public struct DumpedFile {
   var isEmptyPipe: UInt32?
   /// Somebody has locked a part of it, perhaps through this very description: each process that has it must be looked at.
   var mayBeLocked = false
+  /// The description's in the kernel, where an iterator told it.
+  var address: UInt64?
   /// A duplicate that the tracer still has.
   var duplicated: KeptDuplicate?
 

@@ -36,6 +36,10 @@ public final class FileTable {
   public private(set) var entries: [FileEntry] = []
   /// Descriptions that look alike, in kcmp's order.
   private var alike: [Key: [Member]] = [:]
+  /// Descriptions by their addresses in the kernel, where these are known.
+  private var addressed: [UInt64: Member] = [:]
+  /// Some of them, which are not among those that look alike: nobody has asked for one yet whose address is not known.
+  private var unsorted: [(key: Key, member: Member)]? = []
   private var named: [Key: UInt32] = [:]
   private var nextID: UInt32 = 1
 
@@ -62,8 +66,21 @@ public final class FileTable {
 
   /// A new member, or the one that the file is.
   private func find(_ file: DumpedFile) throws(Failure) -> Member {
-    let key = Self.key(of: file)
-    return try Self.put(Member(file), into: &alike[key, default: []])
+    if let address = file.address {
+      if let known = addressed[address] { return known }
+      let key = Self.key(of: file)
+      var member = Member(file)
+      if unsorted != nil {
+        unsorted?.append((key, member))
+      } else {
+        member = try Self.put(member, into: &alike[key, default: []])
+      }
+      addressed[address] = member
+      return member
+    }
+    for (key, member) in unsorted ?? [] { _ = try Self.put(member, into: &alike[key, default: []]) }
+    unsorted = nil
+    return try Self.put(Member(file), into: &alike[Self.key(of: file), default: []])
   }
 
   /// What two descriptions differ in are two.
@@ -87,7 +104,7 @@ public final class FileTable {
   }
 
   /// Lets go of the tracer's duplicates: nothing is compared any more.
-  public func forgetDuplicates() { alike = [:] }
+  public func forgetDuplicates() { (alike, addressed, unsorted) = ([:], [:], nil) }
 
   private func record(_ file: DumpedFile, _ kind: any FileKind.Type, _ id: UInt32, _ dump: DumpContext) throws(Failure)
     -> FileEntry
@@ -123,7 +140,7 @@ extension FileTable {
   func arrange(_ descriptors: [DumpedDescriptor], _ companion: Companion) throws(Failure) {
     guard descriptors.count >= Self.many, companion.hasTime else { return }
     var groups: [Key: [DumpedDescription]] = [:]
-    for descriptor in descriptors where descriptor.file.member == nil {
+    for descriptor in descriptors where descriptor.file.member == nil && descriptor.file.file.address == nil {
       groups[Self.key(of: descriptor.file.file), default: []].append(descriptor.file)
     }
     for (key, group) in groups where group.count >= Self.many && alike[key] == nil {

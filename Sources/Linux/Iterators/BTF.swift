@@ -4,7 +4,7 @@ import SystemPackage
 
 /// The types of the running kernel, as it shows them itself (Documentation/bpf/btf.rst). Where a member lies in its structure differs
 /// from one kernel to the next.
-final class BTF: @unchecked Sendable {
+struct BTF {
   /// A kind of type (include/uapi/linux/btf.h).
   enum Kind: UInt32 {
     case integer = 1
@@ -23,12 +23,20 @@ final class BTF: @unchecked Sendable {
   /// Mapped, or read where that is not offered; never written, and there until the process ends.
   private let types: UnsafeRawBufferPointer
   private let names: UnsafeRawBufferPointer
-  /// Where every sixteenth type begins.
-  private let places: [UInt32]
-  private let found: [String: UInt32]
+  /// Where every sixteenth type begins, of those that have been gone through.
+  private var places: [UInt32] = []
+  /// The next one, and its number: they have numbers by their order, from 1 on.
+  private var next = (place: 0, id: 1)
+  private var found: [Named: UInt32] = [:]
 
-  /// Fails where the kernel has none (CONFIG_DEBUG_INFO_BTF). Only structures and functions that are `wanted` can be asked for by name.
-  init(finding wanted: [String]) throws(Errno) {
+  /// A structure or a function; there can be one of each with the same name.
+  struct Named: Hashable {
+    var kind: Kind
+    var name: String
+  }
+
+  /// Fails where the kernel has none (CONFIG_DEBUG_INFO_BTF). Only what is `wanted` can be asked for by name.
+  init(finding wanted: [Named]) throws(Errno) {
     let bytes = try Self.contents(of: "/sys/kernel/btf/vmlinux")
     // struct btf_header: magic, version, flags; hdr_len, type_off, type_len, str_off, str_len
     guard bytes.count >= 24, bytes.loadUnaligned(as: UInt16.self) == 0xeb9f else { throw .invalidArgument }
@@ -37,7 +45,7 @@ final class BTF: @unchecked Sendable {
     guard start + max(ends.types, ends.names) <= bytes.count else { throw .invalidArgument }
     types = UnsafeRawBufferPointer(rebasing: bytes[start + header[1]..<start + ends.types])
     names = UnsafeRawBufferPointer(rebasing: bytes[start + header[3]..<start + ends.names])
-    (places, found) = try Self.walk(types, names, wanted)
+    find(wanted)
   }
 
   private static func contents(of path: String) throws(Errno) -> UnsafeRawBufferPointer {
@@ -57,42 +65,41 @@ final class BTF: @unchecked Sendable {
     return UnsafeRawBufferPointer(rebasing: room[..<count])
   }
 
-  /// Goes through all types once, more than a hundred thousand: they have numbers by their order, from 1 on, and different lengths.
-  private static func walk(
-    _ types: UnsafeRawBufferPointer, _ names: UnsafeRawBufferPointer, _ wanted: [String]
-  ) throws(Errno) -> (places: [UInt32], found: [String: UInt32]) {
-    var found: [String: UInt32] = [:]
-    var places: [UInt32] = []
-    places.reserveCapacity(types.count / 24 / stride)
-    // Four letters are compared first: a hundred thousand names are not worth more.
-    let beginnings = Set(wanted.map { $0.utf8.prefix(4).reversed().reduce(UInt32(0)) { $0 << 8 | UInt32($1) } })
-    let (first, second, third, fourth) = try Self.four(beginnings)
-    guard let start = types.baseAddress, let text = names.baseAddress else { throw .invalidArgument }
-    var (at, id) = (0, 1)
-    while at + 12 <= types.count {
-      if id % stride == 1 { places.append(UInt32(at)) }
-      let word = start.loadUnaligned(fromByteOffset: at + 4, as: UInt32.self)
-      let kind = word >> 24 & 0x1f
-      if 1 << kind & named != 0 {
-        let name = Int(start.loadUnaligned(fromByteOffset: at, as: UInt32.self))
-        guard name + 4 <= names.count else { break }
-        let beginning = text.loadUnaligned(fromByteOffset: name, as: UInt32.self)
-        if beginning == first || beginning == second || beginning == third || beginning == fourth,
-          let match = wanted.first(where: { Self.name(name, in: names, is: $0) })
-        {
-          found[match] = UInt32(id)
-        }
-      }
-      at += length(word)
-      id += 1
+  /// Goes through the types, of which there are more than a hundred thousand, until all that are wanted have been found.
+  private mutating func find(_ wanted: [Named]) {
+    // Four letters are compared first: so many names are not worth more. There are four such beginnings at most.
+    var beginnings = SIMD4<UInt32>()
+    for (i, beginning) in Set(wanted.map { $0.name.utf8.prefix(4).reversed().reduce(UInt32(0)) { $0 << 8 | UInt32($1) } }).enumerated() {
+      beginnings[i % 4] = beginning
     }
-    return (places, found)
+    var found: [Named: UInt32] = [:]
+    let (types, names) = (types, names)
+    walk { place, id, word in
+      guard 1 << (word >> 24 & 0x1f) & Self.named != 0 else { return true }
+      let name = Int(types.loadUnaligned(fromByteOffset: place, as: UInt32.self))
+      guard name + 4 <= names.count, any(beginnings .== names.loadUnaligned(fromByteOffset: name, as: UInt32.self)),
+        let kind = Kind(rawValue: word >> 24 & 0x1f),
+        let match = wanted.first(where: { $0.kind == kind && Self.name(name, in: names, is: $0.name) })
+      else { return true }
+      found[match] = UInt32(id)
+      return found.count < wanted.count
+    }
+    self.found = found
   }
 
-  private static func four(_ beginnings: Set<UInt32>) throws(Errno) -> (UInt32, UInt32, UInt32, UInt32) {
-    guard let some = beginnings.first, beginnings.count <= 4 else { throw .invalidArgument }
-    let all = beginnings + Array(repeating: some, count: 4 - beginnings.count)
-    return (all[0], all[1], all[2], all[3])
+  /// Goes on with the types that have not been gone through, while `body` says so of each: where it begins, its number, its second word.
+  @inline(__always)
+  private mutating func walk(while body: (_ place: Int, _ id: Int, _ word: UInt32) -> Bool) {
+    var (place, id) = next
+    var goesOn = true
+    while goesOn, place + 12 <= types.count {
+      if id % Self.stride == 1 { places.append(UInt32(place)) }
+      let word = types.loadUnaligned(fromByteOffset: place + 4, as: UInt32.self)
+      goesOn = body(place, id, word)
+      place += Self.length(word)
+      id += 1
+    }
+    next = (place, id)
   }
 
   /// The kinds that are looked for by their names.
@@ -121,12 +128,12 @@ final class BTF: @unchecked Sendable {
     return i < names.count && names[i] == 0
   }
 
-  /// The number of a structure or function.
-  func id(of name: String) -> UInt32? { found[name] }
+  /// The number of a structure or function that was wanted.
+  func id(of kind: Kind, _ name: String) -> UInt32? { found[Named(kind: kind, name: name)] }
 
   /// How to reach what a path of members names: "f_inode", "i_sb", "s_dev". `nil`: this kernel has no such value, or one that is no
   /// number or pointer.
-  func access(_ path: [String], in structure: UInt32) -> Access? {
+  mutating func access(_ path: [String], in structure: UInt32) -> Access? {
     var access = Access()
     var holder = structure
     for (i, name) in path.enumerated() {
@@ -152,7 +159,7 @@ final class BTF: @unchecked Sendable {
   }
 
   /// Where a member begins, in bytes; also that of a structure or union without a name inside.
-  private func member(_ name: String, of holder: UInt32) -> (offset: Int, type: UInt32)? {
+  private mutating func member(_ name: String, of holder: UInt32) -> (offset: Int, type: UInt32)? {
     guard let kind = kind(holder), kind == .structure || kind == .union else { return nil }
     let info = word(holder, 1)
     for i in 0..<Int(info & 0xffff) {
@@ -169,7 +176,7 @@ final class BTF: @unchecked Sendable {
   }
 
   /// A type without its names and qualifiers.
-  private func plain(_ type: UInt32) -> UInt32? {
+  private mutating func plain(_ type: UInt32) -> UInt32? {
     var type = type
     for _ in 0..<32 {
       switch kind(type) {
@@ -181,11 +188,12 @@ final class BTF: @unchecked Sendable {
     return nil
   }
 
-  private func kind(_ type: UInt32) -> Kind? { Kind(rawValue: word(type, 1) >> 24 & 0x1f) }
+  private mutating func kind(_ type: UInt32) -> Kind? { Kind(rawValue: word(type, 1) >> 24 & 0x1f) }
 
   /// The n-th word of a type; 0 where there is none.
-  private func word(_ type: UInt32, _ n: Int) -> UInt32 {
-    guard type > 0, Int(type - 1) / Self.stride < places.count else { return 0 }
+  private mutating func word(_ type: UInt32, _ n: Int) -> UInt32 {
+    if type >= next.id { walk { _, id, _ in id < type } }
+    guard type > 0, type < next.id else { return 0 }
     var at = Int(places[Int(type - 1) / Self.stride])
     for _ in 0..<Int(type - 1) % Self.stride where at + 8 <= types.count {
       at += Self.length(types.loadUnaligned(fromByteOffset: at + 4, as: UInt32.self))

@@ -23,9 +23,9 @@ struct IteratorProgram {
   ///   - fields: at most 48.
   ///
   /// `nil`: this kernel lacks one of the fields.
-  init?(_ fields: [Field], of object: (structure: String, offset: Int), _ types: BTF) {
+  init?(_ fields: [Field], of object: (structure: String, offset: Int), _ types: inout BTF) {
     wordsPerRecord = fields.count
-    guard let structure = types.id(of: object.structure) else { return nil }
+    guard let structure = types.id(of: .structure, object.structure) else { return nil }
     let record = -8 * fields.count
     code.append(Self.move(.r6, from: .r1))
     code.append(Self.load(.r7, from: .r6, object.offset, size: 8))
@@ -34,12 +34,14 @@ struct IteratorProgram {
     for (i, field) in fields.enumerated() {
       switch field {
       case .member(let paths):
-        guard let access = paths.lazy.compactMap({ types.access($0, in: structure) }).first else { return nil }
+        var access: BTF.Access?
+        for path in paths where access == nil { access = types.access(path, in: structure) }
+        guard let access else { return nil }
         append(access, from: .r7)
       case .address: code.append(Self.move(.r1, from: .r7))
       case .argument(let offset, let size): code.append(Self.load(.r1, from: .r6, offset, size: size))
       case .closesOnExec(let task, let number):
-        guard let structure = types.id(of: "task_struct"),
+        guard let structure = types.id(of: .structure, "task_struct"),
           let access = types.access(["files", "fdt", "close_on_exec"], in: structure)
         else { return nil }
         appendBit(of: access, task: task, number: number, scratch: record - 8)

@@ -1,5 +1,6 @@
 import CLinux
 import Glibc
+import Synchronization
 import SystemPackage
 
 /// A walk through objects of the kernel itself, of which a program of ours reads what is wanted (Documentation/bpf/bpf_iterators.rst).
@@ -14,18 +15,23 @@ public final class KernelIterator: Sendable {
   /// Whether any may be used: `--kernel-iterators`. Set before the first is.
   nonisolated(unsafe) public static var areAllowed = true
 
-  private static let types: BTF? = {
-    guard areAllowed else { return nil }
-    return try? BTF(finding: ["vm_area_struct", "file", "task_struct", "bpf_iter_task_vma", "bpf_iter_task_file", "bpf_iter_task"])
-  }()
+  private static let types = Mutex<BTF?>(
+    areAllowed
+      ? try? BTF(
+        finding: ["vm_area_struct", "file", "task_struct"].map { BTF.Named(kind: .structure, name: $0) }
+          + ["task_vma", "task_file", "task"].map { BTF.Named(kind: .function, name: "bpf_iter_" + $0) }) : nil)
 
   /// An iterator that the kernel calls `name`; `nil` if this kernel does not have it as it is wanted, or does not let us use it.
   init?(_ name: String, _ fields: [IteratorProgram.Field], of object: (structure: String, offset: Int)) {
-    guard let types = Self.types, let function = types.id(of: "bpf_iter_" + name),
-      let program = IteratorProgram(fields, of: object, types), let loaded = try? Self.load(program, for: function)
-    else { return nil }
-    self.program = loaded
-    wordsPerRecord = program.wordsPerRecord
+    let made = Self.types.withLock { types -> (function: UInt32, program: IteratorProgram)? in
+      guard var known = types, let function = known.id(of: .function, "bpf_iter_" + name) else { return nil }
+      types = nil
+      defer { types = known }
+      return IteratorProgram(fields, of: object, &known).map { (function, $0) }
+    }
+    guard let made, let loaded = try? Self.load(made.program, for: made.function) else { return nil }
+    program = loaded
+    wordsPerRecord = made.program.wordsPerRecord
   }
 
   private static func load(_ program: IteratorProgram, for function: UInt32) throws(Errno) -> Descriptor {
