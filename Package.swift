@@ -75,7 +75,7 @@ let package = Package(
     .testTarget(
       name: "CheckpointTests", dependencies: ["Checkpoint", "CImages", "CProtobufC", system],
       swiftSettings: strict),
-    .testTarget(name: "LinuxTests", dependencies: ["Linux"], swiftSettings: strict),
+    .testTarget(name: "LinuxTests", dependencies: ["Linux", "CLinux", system], swiftSettings: strict),
     .testTarget(
       name: "TraceeTests", dependencies: ["Tracee", "Linux", "CLinux", system], swiftSettings: strict),
     .testTarget(

@@ -14,6 +14,7 @@ public enum Dump {
     DumpStatsEntry, warnings: [String]
   ) {
     try Preconditions.check(options)
+    KernelIterator.areAllowed = options.usesKernelIterators
     let isNew = access(images, F_OK) != 0
     let foresight = options.snapshot ? Foresight(root: options.pid) : nil
     do throws(Failure) {
@@ -46,7 +47,7 @@ public enum Dump {
     }
 
     let companion = Companion(givingRoom: true)
-    if DescriptorTable.isLarge(options.pid), companion.hire() { companion.start { OpenFiles.getReady() } }
+    if DescriptorTable.isLarge(options.pid), companion.hire() { companion.start { _ = OpenFiles.canBeAsked } }
     let pagesAhead = options.snapshot ? nil : PagesAhead(in: dump.directory.descriptor.rawValue)
     let glances = Glances(companion, foresight, pagesAhead)
     var freezer = Freezer(glances)

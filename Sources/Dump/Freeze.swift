@@ -78,7 +78,7 @@ struct Freezer {
       throw Self.explain(error, pid)
     }
     guard let (threads, stat) = try seizeThreads(pid: pid, parent: parent, directory) else { return }
-    glances.append(Glance.Place(pid: pid, folder: directory.folder, isZombie: threads.isEmpty))
+    glances.append(Glance.Place(pid: pid, folder: directory.folder, isZombie: threads.isEmpty, threadCount: threads.count))
     let task = FrozenTask(
       pid: pid, parent: parent, directory: directory, stat: stat, threads: threads, isZombie: threads.isEmpty)
     tasks.append(task)
@@ -177,7 +177,7 @@ struct Freezer {
           ) { () throws(Errno) in try thread.awaitStop() }
           guard stopped else { continue }
           threads.append(thread)
-          glances.append(thread: thread.tid, of: Glance.Place(pid: pid, folder: directory.folder, isZombie: false))
+          glances.append(thread: thread.tid, of: Glance.Place(pid: pid, folder: directory.folder, isZombie: false, threadCount: tids.count))
         }
         do throws(Errno) {
           found = ProcStat(try directory.read("stat", buffer))

@@ -61,10 +61,7 @@ struct Glance {
 
   private mutating func readMappings(of task: Place, _ reader: Reader) throws(Failure) -> [Mapping] {
     try about("task \(task.pid)") { () throws(Failure) in
-      guard let companion = reader.companion, companion.isFree else {
-        let smaps = try about("opening smaps") { () throws(Errno) in try task.folder.open("smaps") }
-        return try about("reading smaps") { () throws(Errno) in try Mapping.readAll(smaps.rawValue, reader.buffer) }
-      }
+      let companion = reader.companion.flatMap { $0.isFree ? $0 : nil }
       var scan: PageScan?
       var mayScan = task.pagesAhead != nil
       let many = ManyMappings(of: task.pid, in: task.folder, reader.buffer, with: companion) { known in
@@ -83,11 +80,25 @@ struct Glance {
     }
   }
 
+  /// Looks at the threads but the first: all that have in common with that one what they can are like it.
+  mutating func look(at tids: [Int32], of task: Place, _ known: KernelThreads, _ reader: Reader) throws(Failure) {
+    threads.reserveCapacity(tids.count)
+    for tid in tids {
+      if status.nsPid == [task.pid], known.areAlike(tid, task.pid) {
+        threads.append(ThreadGlance(at: tid, like: self))
+      } else {
+        threads.append(try ThreadGlance(at: tid, of: task, comparedWith: task.pid, reader))
+      }
+    }
+  }
+
   /// Where to look.
   struct Place {
     var pid: Int32
     var folder: ProcFolder
     var isZombie: Bool
+    /// How many threads it had, if that is known.
+    var threadCount = 1
     var foresight: Foresight?
     /// Where its pages go if they, too, may be looked at already.
     var pagesAhead: PagesAhead?
@@ -155,6 +166,14 @@ struct ThreadGlance {
     if tid != other { unshared = try Self.unshared(tid, other, task.pid) }
   }
 
+  /// A thread that has nothing of its own.
+  init(at tid: Int32, like process: Glance) {
+    self.tid = tid
+    status = ProcStatus(of: tid, like: process.status)
+    namespaces = Self.kinds.map { process.namespace($0) }
+    unshared = []
+  }
+
   /// What two threads of a process that have stopped do not share.
   static func unshared(_ tid: Int32, _ other: Int32, _ pid: Int32) throws(Failure) -> [KernelObject] {
     try about("task \(pid): kcmp of threads \(tid) and \(other)") { () throws(Errno) in
@@ -186,6 +205,8 @@ final class Glances {
   private var processes = 0
   /// Of the process that is being frozen, those that make no part yet.
   private var threads: [Int32] = []
+  /// Whether they wait for what an iterator can tell of all of them at once, when the last has stopped; `nil` before the first.
+  private var areMany: Bool?
 
   /// With `pagesAhead` the memory of a task is dumped as it is at the time of the glance.
   init(_ companion: Companion, _ foresight: Foresight?, _ pagesAhead: PagesAhead?) {
@@ -200,7 +221,12 @@ final class Glances {
     if tid == task.pid { return }
     note()
     threads.append(tid)
-    if threads.count == Self.threadsPerPart { endPart(of: task) }
+    if areMany == nil {
+      areMany = task.threadCount >= KernelThreads.many && companion.hire()
+      if areMany == true, companion.hasTime { companion.start { _ = KernelThreads.canBeAsked } }
+    }
+    if areMany == true, companion.hasTime, !KernelThreads.canBeAsked { areMany = false }
+    if areMany == false, threads.count >= Self.threadsPerPart { endParts(of: task) }
   }
 
   /// A process all of whose threads have stopped.
@@ -208,12 +234,19 @@ final class Glances {
     note()
     processes += 1
     // Where there are many stacks there are many mappings.
-    let isLong = !threads.isEmpty
-    if isLong { endPart(of: task) }
+    let isLong = task.threadCount > 1
+    let known = areMany == true ? KernelThreads(of: task.pid) : nil
+    areMany = nil
+    let alike = known == nil ? [] : threads
+    if known == nil { endParts(of: task) } else { threads = [] }
     var task = task
     task.foresight = foresight
     task.pagesAhead = pagesAhead
-    parts.append(isLong: isLong) { [task] (reader) throws(Failure) in .task(try Glance(at: task, reader)) }
+    parts.append(isLong: isLong) { [task] (reader) throws(Failure) in
+      var glance = try Glance(at: task, reader)
+      if let known { try glance.look(at: alike, of: task, known, reader) }
+      return .task(glance)
+    }
   }
 
   private func note() {
@@ -221,14 +254,16 @@ final class Glances {
     if count == Self.fewest { companion.hire() }
   }
 
-  private func endPart(of task: Glance.Place) {
-    let tids = threads
-    threads = []
-    parts.append { (reader) throws(Failure) in
-      var list: [ThreadGlance] = []
-      for tid in tids { list.append(try ThreadGlance(at: tid, of: task, comparedWith: tids[0], reader)) }
-      return .threads(list)
+  private func endParts(of task: Glance.Place) {
+    for first in stride(from: 0, to: threads.count, by: Self.threadsPerPart) {
+      let tids = threads[first..<min(first + Self.threadsPerPart, threads.count)]
+      parts.append { (reader) throws(Failure) in
+        var list: [ThreadGlance] = []
+        for tid in tids { list.append(try ThreadGlance(at: tid, of: task, comparedWith: tids[first], reader)) }
+        return .threads(list)
+      }
     }
+    threads = []
   }
 
   /// All have been appended.
@@ -247,7 +282,7 @@ final class Glances {
       switch part {
       case .threads(let more): threads += more
       case .task(var glance):
-        glance.threads = threads
+        if glance.threads.isEmpty { glance.threads = threads }
         return glance
       }
     }

@@ -11,6 +11,8 @@ public struct Feature: Sendable {
     case unprivileged
     /// Only programs that have this.
     case programs(with: String)
+    /// Nothing: a dump of some programs is slower without.
+    case speed(String)
     /// Nothing yet.
     case later(String)
   }
@@ -78,6 +80,8 @@ private let capabilityUses: [CapabilityUse] = [
   CapabilityUse(
     capability: .sysNice, without: "no higher priorities, no real-time policies than this process may have"),
   CapabilityUse(capability: .ipcLock, without: "no locked memory beyond RLIMIT_MEMLOCK"),
+  CapabilityUse(
+    capability: .bpf, without: "CAP_SYS_ADMIN is needed for a fast dump of very many mappings, descriptors or threads"),
   CapabilityUse(capability: .setUID, without: "user IDs other than one's own are not restored"),
   CapabilityUse(capability: .setGID, without: "group IDs other than one's own are not restored"),
   CapabilityUse(capability: .setPCap, without: "capability bounding sets and securebits are not restored"),

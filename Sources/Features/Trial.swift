@@ -47,6 +47,7 @@ struct Trial {
         "guard regions (MADV_GUARD_INSTALL)", .programs(with: "guard regions, as new C libraries make them"),
         guardRegions),
       feature("MEMBARRIER_CMD_GET_REGISTRATIONS", .programs(with: "membarrier registrations"), membarrier),
+      feature("BPF iterators", .speed("of programs with very many mappings, descriptors or threads"), KernelIterator.tryAll),
       feature("userfaultfd WP async", .later("incremental dumps"), userfaultfd),
     ]
   }

@@ -23,6 +23,8 @@ public struct Capabilities: OptionSet, Sendable, Hashable {
   public static let setUID = Capabilities(rawValue: 1 << 7)
   public static let setGID = Capabilities(rawValue: 1 << 6)
   public static let wakeAlarm = Capabilities(rawValue: 1 << 35)
+  public static let perfmon = Capabilities(rawValue: 1 << 38)
+  public static let bpf = Capabilities(rawValue: 1 << 39)
   public static let checkpointRestore = Capabilities(rawValue: 1 << 40)
 
   /// This process's effective capabilities, when they were first asked for.

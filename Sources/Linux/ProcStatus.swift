@@ -23,7 +23,6 @@ public final class ProcStatus: @unchecked Sendable {
     var nsPgid: [Int32] = []
     var nsSid: [Int32] = []
     var tableSize: Int32 = 0
-    var signalsBlocked: UInt64 = 0
     var capInheritable: UInt64 = 0
     var capPermitted: UInt64 = 0
     var capEffective: UInt64 = 0
@@ -46,7 +45,6 @@ public final class ProcStatus: @unchecked Sendable {
   public var nsSid: [Int32] { common.value.nsSid }
   /// Descriptor numbers that the table has room for; those in use are below it.
   public var tableSize: Int32 { common.value.tableSize }
-  public var signalsBlocked: UInt64 { common.value.signalsBlocked }
   public var capInheritable: UInt64 { common.value.capInheritable }
   public var capPermitted: UInt64 { common.value.capPermitted }
   public var capEffective: UInt64 { common.value.capEffective }
@@ -59,6 +57,11 @@ public final class ProcStatus: @unchecked Sendable {
   public var thpEnabled: Bool { common.value.thpEnabled }
   /// Of locked memory (mlock(2)).
   public var lockedKB: UInt64 { common.value.lockedKB }
+
+  private init(_ other: ProcStatus) {
+    (state, tgid, ppid, tracerPID) = (other.state, other.tgid, other.ppid, other.tracerPID)
+    (nsTgid, nsPid, threads, residentKB, common) = (other.nsTgid, other.nsPid, other.threads, other.residentKB, other.common)
+  }
 
   public init(_ text: UnsafeRawBufferPointer) {
     var common = Common()
@@ -83,7 +86,6 @@ public final class ProcStatus: @unchecked Sendable {
       case 6 where key.matches("Groups"): common.groups = v.unsignedList()
       case 6 where key.matches("NStgid"): nsTgid = v.signedList()
       case 6 where key.matches("NSpgid"): common.nsPgid = v.signedList()
-      case 6 where key.matches("SigBlk"): common.signalsBlocked = v.hex()
       case 6 where key.matches("CapInh"): common.capInheritable = v.hex()
       case 6 where key.matches("CapPrm"): common.capPermitted = v.hex()
       case 6 where key.matches("CapEff"): common.capEffective = v.hex()
@@ -103,6 +105,12 @@ public final class ProcStatus: @unchecked Sendable {
 }
 
 extension ProcStatus {
+  /// That of a thread which has all in common with another of its process, in the one PID namespace that there is.
+  public convenience init(of tid: Int32, like other: ProcStatus) {
+    self.init(other)
+    nsPid = [tid]
+  }
+
   /// What is the same as another's, as relatives' often is, is held in memory once.
   public func hold(like other: ProcStatus) {
     if nsTgid == other.nsTgid { nsTgid = other.nsTgid }

@@ -109,6 +109,8 @@ public struct DumpOptions: Sendable {
   public var timeout: Int = 10
   /// Read the memory images again, for their checksums.
   public var checksumMemory = false
+  /// Ask the kernel's own lists where there is very much to look at (``KernelIterator``).
+  public var usesKernelIterators = true
   /// Where `stats-dump` goes; the images' folder if not given.
   public var workDirectory: String?
   /// The processes of the tree, once they are known.

@@ -39,6 +39,10 @@ struct DumpCommand: ParsableCommand {
     help: "Checksums of memory too, for which it is read again; check --images and restore --verify-memory compare them.")
   var checksumMemory = false
 
+  @Option(
+    help: "Ask the kernel's own lists (BPF iterators) where there are very many mappings, descriptors or threads: auto, or never.")
+  var kernelIterators = IteratorUse.auto
+
   func validate() throws {
     guard timeout >= 0 else { throw ValidationError("The timeout is a number of seconds, from 0 up.") }
     if snapshot, !leaveRunning || leaveStopped {
@@ -58,8 +62,13 @@ struct DumpCommand: ParsableCommand {
     request.options.ghostLimit = ghostLimit.bytes
     request.options.timeout = timeout
     request.options.checksumMemory = checksumMemory
+    request.options.usesKernelIterators = kernelIterators == .auto
     return request
   }
+}
+
+enum IteratorUse: String, ExpressibleByArgument {
+  case auto, never
 }
 
 /// A dump as it was asked for.

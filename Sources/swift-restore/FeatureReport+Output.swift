@@ -72,6 +72,7 @@ extension Feature.Need {
     case .both: "dump and restore need it"
     case .unprivileged: "restore --new-pid-namespace needs it without CAP_SYS_ADMIN"
     case .programs(let what): "needed for programs with \(what)"
+    case .speed(let what): "dumps \(what) are slower without it"
     case .later(let what): "for \(what) to come"
     }
   }
@@ -84,15 +85,16 @@ extension Feature.Need {
     case .both: "both"
     case .unprivileged: "unprivileged"
     case .programs: "programs"
+    case .speed: "speed"
     case .later: "later"
     }
   }
 
-  /// What programs have to have to need it, or what will be made of it.
+  /// What programs have to have to need it, which dumps are slower without it, or what will be made of it.
   fileprivate var what: String? {
     switch self {
     case .dump, .restore, .both, .unprivileged: nil
-    case .programs(let what), .later(let what): what
+    case .programs(let what), .speed(let what), .later(let what): what
     }
   }
 }

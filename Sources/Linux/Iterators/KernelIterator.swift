@@ -12,7 +12,7 @@ public final class KernelIterator: Sendable {
   private let program: Descriptor
   private let wordsPerRecord: Int
 
-  /// Whether any may be used: `--kernel-iterators`. Set before the first is.
+  /// Whether any may be used. Set before the first is.
   nonisolated(unsafe) public static var areAllowed = true
 
   private static let types = Mutex<BTF?>(
@@ -32,6 +32,14 @@ public final class KernelIterator: Sendable {
     guard let made, let loaded = try? Self.load(made.program, for: made.function) else { return nil }
     program = loaded
     wordsPerRecord = made.program.wordsPerRecord
+  }
+
+  /// Throws if one of those that a dump uses is not to be had.
+  public static func tryAll() throws(Failure) {
+    _ = try about("/sys/kernel/btf/vmlinux") { () throws(Errno) in try BTF(finding: []) }
+    let all = [("task_vma", MappingFlags.canBeAsked), ("task_file", OpenFiles.canBeAsked), ("task", KernelThreads.canBeAsked)]
+    let missing = all.filter { !$0.1 }.map(\.0)
+    if !missing.isEmpty { throw Failure("the kernel does not take the program for \(missing.joined(separator: ", "))") }
   }
 
   private static func load(_ program: IteratorProgram, for function: UInt32) throws(Errno) -> Descriptor {

@@ -8,6 +8,8 @@ struct MappingFlags {
 
   private static let iterator = KernelIterator("task_vma", [.member("vm_start"), .member("vm_flags")], of: ("vm_area_struct", 16))
 
+  static var canBeAsked: Bool { iterator != nil }
+
   /// `nil`: they can be told by smaps only. That is so as well if there are flags of which it is not known what smaps would call them, and
   /// if it calls those of `known`, the first mappings, something else.
   init?(of pid: Int32, agreeingWith known: ArraySlice<Mapping>) {

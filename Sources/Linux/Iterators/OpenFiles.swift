@@ -51,8 +51,8 @@ public struct OpenFiles: Sequence {
   /// To look at fewer one by one takes less than to get an iterator ready.
   public static let many = 256
 
-  /// Does what takes a millisecond or two before the first are asked for.
-  public static func getReady() { _ = iterator }
+  /// Whether there is an iterator, which takes a millisecond or two to find out.
+  public static var canBeAsked: Bool { iterator != nil }
 
   /// `nil`: they have to be looked at one after the other. `count`: how many there are.
   public init?(of pid: Int32, count: Int) {
