@@ -151,8 +151,8 @@ struct Collector {
       core.threadInfo = try CPUState.record(thread.traced)
       core.threadCore = ThreadCoreEntry()
       core.threadCore?.blkSigset = thread.traced.signalMask
-      core.threadCore?.signalsP = try PendingSignals.record(thread.traced, shared: false)
-      core.threadCore?.rseqEntry = try RestartableSequences.record(thread.traced)
+      core.threadCore?.signalsP = try PendingSignals.record(thread.traced, thread.noted, shared: false)
+      core.threadCore?.rseqEntry = try RestartableSequences.record(thread.traced, thread.noted)
       if thread.isLeader {
         core.tc = TaskCoreEntry()
         core.tc?.blkSigset = thread.traced.signalMask

@@ -84,8 +84,8 @@ struct Glance {
   mutating func look(at tids: [Int32], of task: Place, _ known: KernelThreads, _ reader: Reader) throws(Failure) {
     threads.reserveCapacity(tids.count)
     for tid in tids {
-      if status.nsPid == [task.pid], known.areAlike(tid, task.pid) {
-        threads.append(ThreadGlance(at: tid, like: self))
+      if status.nsPid == [task.pid], let noted = known.thread(tid, like: task.pid) {
+        threads.append(ThreadGlance(at: tid, noted, like: self))
       } else {
         threads.append(try ThreadGlance(at: tid, of: task, comparedWith: task.pid, reader))
       }
@@ -147,6 +147,9 @@ struct ThreadGlance {
   /// compared with the process's first thread, which is the last to stop.
   var unshared: [KernelObject]?
 
+  /// What the kernel has noted of one that is like its process's first thread.
+  var noted: KernelThread?
+
   /// What a thread can have of its own; the others are shared with more (man 2 setns).
   static let kinds: [NamespaceInodes.Kind] = [.uts, .ipc, .net, .cgroup]
 
@@ -167,8 +170,9 @@ struct ThreadGlance {
   }
 
   /// A thread that has nothing of its own.
-  init(at tid: Int32, like process: Glance) {
+  init(at tid: Int32, _ noted: KernelThread, like process: Glance) {
     self.tid = tid
+    self.noted = noted
     status = ProcStatus(of: tid, like: process.status)
     namespaces = Self.kinds.map { process.namespace($0) }
     unshared = []

@@ -87,10 +87,12 @@ struct Survey {
         throw Failure("\(task.description): thread \(thread.tid) was not looked at")
       }
       let status = i == 0 ? task.status : glance.threads[i - 1].status
+      let noted = i == 0 ? nil : glance.threads[i - 1].noted
       if !thread.registers.is64Bit {
         objections.append("\(task.description): thread \(thread.tid) runs 32-bit code (compat)")
       }
-      if Ptrace.dispatchesSyscalls(thread.tid) {
+      // One that is like the first is so in this too.
+      if noted == nil, Ptrace.dispatchesSyscalls(thread.tid) {
         objections.append("\(task.description): thread \(thread.tid) handles system calls itself (syscall-user-dispatch)")
       }
       if status.seccompMode != 0 {
@@ -101,6 +103,7 @@ struct Survey {
       }
       let dumped = DumpedThread(thread, isLeader: thread.tid == task.pid, status: status)
       dumped.task = task
+      dumped.noted = noted
       task.threads.append(dumped)
     }
     task.threads[0].posixTimers = glance.timers

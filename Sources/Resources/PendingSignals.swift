@@ -8,10 +8,11 @@ import Tracee
 /// (man 2 ptrace PTRACE_PEEKSIGINFO, rt_sigqueueinfo).
 public enum PendingSignals {
   /// What waits for one thread, or for the process as a whole.
-  public static func record(_ thread: TracedThread, shared: Bool) throws(Failure)
+  public static func record(_ thread: TracedThread, _ noted: KernelThread? = nil, shared: Bool) throws(Failure)
     -> SignalQueueEntry
   {
     var queue = SignalQueueEntry()
+    if let noted, !shared, !noted.hasPendingSignals { return queue }
     let signals = try about("task \(thread.tid): reading its pending signals") { () throws(Errno) in
       try Ptrace.pendingSignals(thread.tid, shared: shared)
     }

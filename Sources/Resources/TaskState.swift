@@ -45,6 +45,8 @@ public final class DumpedThread {
   /// IDs of the process's POSIX timers and how they were made; asked from outside.
   public var posixTimers: [PosixTimerEntry] = []
   public var core = CoreEntry()
+  /// What the kernel has noted of it, if that was asked.
+  public var noted: KernelThread?
   /// The process that it belongs to.
   public unowned var task: DumpedTask?
 

@@ -98,22 +98,38 @@ struct IteratorTests {
     let threads = [false, false, true].map { Resting(alone: $0) }
     defer { for thread in threads { thread.end() } }
     let known = try #require(KernelThreads(of: getpid()))
-    #expect(known.areAlike(threads[0].tid, threads[1].tid))
-    #expect(known.areAlike(threads[0].tid, getpid()))
-    #expect(!known.areAlike(threads[0].tid, threads[2].tid))
-    #expect(!known.areAlike(threads[0].tid, 0))
+    #expect(known.thread(threads[0].tid, like: threads[1].tid)?.hasPendingSignals == false)
+    #expect(known.thread(threads[0].tid, like: getpid()) != nil)
+    #expect(known.thread(threads[0].tid, like: threads[2].tid) == nil)
+    #expect(known.thread(threads[0].tid, like: 0) == nil)
   }
 
-  /// A thread that waits, with a table of descriptors of its own or not.
+  /// What a thread has for itself: glibc registers a restartable sequence for each.
+  @Test func threadsHaveWhatTheyHaveForThemselves() throws {
+    let threads = [false, true].map { Resting(alone: false, pending: $0) }
+    defer { for thread in threads { thread.end() } }
+    let known = try #require(KernelThreads(of: getpid()))
+    let (first, second) = (
+      try #require(known.thread(threads[0].tid, like: getpid())), try #require(known.thread(threads[1].tid, like: getpid()))
+    )
+    #expect(!first.hasPendingSignals && second.hasPendingSignals)
+    #expect(first.rseq.address != 0 && first.rseq.address != second.rseq.address)
+    // include/uapi/linux/rseq.h, and RSEQ_SIG of glibc
+    #expect(first.rseq.size >= 20 && first.rseq.signature == 0x5305_3053)
+  }
+
+  /// A thread that waits, with a table of descriptors of its own or not, and with a signal that it does not take or not.
   private final class Resting: @unchecked Sendable {
     private(set) var tid: Int32 = 0
     private let begun = UnsafeMutablePointer<sem_t>.allocate(capacity: 1)
     private let ended = UnsafeMutablePointer<sem_t>.allocate(capacity: 1)
     private let alone: Bool
+    private let pending: Bool
     private var thread = pthread_t()
 
-    init(alone: Bool) {
+    init(alone: Bool, pending: Bool = false) {
       self.alone = alone
+      self.pending = pending
       sem_init(begun, 0, 0)
       sem_init(ended, 0, 0)
       let context = Unmanaged.passUnretained(self).toOpaque()
@@ -123,6 +139,12 @@ struct IteratorTests {
           let own = Unmanaged<Resting>.fromOpaque(context!).takeUnretainedValue()
           own.tid = Int32((try? syscall(__NR_gettid)) ?? 0)
           if own.alone { _ = try? syscall(__NR_unshare, 0x400 /* CLONE_FILES */) }
+          if own.pending {
+            var all = sigset_t()
+            sigfillset(&all)
+            pthread_sigmask(SIG_BLOCK, &all, nil)
+            pthread_kill(pthread_self(), SIGWINCH)
+          }
           sem_post(own.begun)
           sem_wait(own.ended)
           return nil

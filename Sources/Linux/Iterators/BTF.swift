@@ -137,8 +137,12 @@ struct BTF {
     var access = Access()
     var holder = structure
     for (i, name) in path.enumerated() {
-      guard let member = member(name, of: holder), let type = plain(member.type), let kind = kind(type) else { return nil }
+      guard let member = member(name, of: holder), var type = plain(member.type), var kind = kind(type) else { return nil }
       access.offset += member.offset
+      // struct btf_array: type, index_type, nelems
+      if kind == .array, word(type, 5) == 1, let only = plain(word(type, 3)), let itsKind = self.kind(only) {
+        (type, kind) = (only, itsKind)
+      }
       if i == path.count - 1 {
         switch kind {
         case .pointer: access.size = 8

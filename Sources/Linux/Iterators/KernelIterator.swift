@@ -19,7 +19,9 @@ public final class KernelIterator: Sendable {
     areAllowed
       ? try? BTF(
         finding: ["vm_area_struct", "file", "task_struct"].map { BTF.Named(kind: .structure, name: $0) }
-          + ["task_vma", "task_file", "task"].map { BTF.Named(kind: .function, name: "bpf_iter_" + $0) }) : nil)
+          + ["bpf_iter_task_vma", "bpf_iter_task_file", "bpf_iter_task", "bpf_rdonly_cast"].map {
+            BTF.Named(kind: .function, name: $0)
+          }) : nil)
 
   /// An iterator that the kernel calls `name`; `nil` if this kernel does not have it as it is wanted, or does not let us use it.
   init?(_ name: String, _ fields: [IteratorProgram.Field], of object: (structure: String, offset: Int)) {

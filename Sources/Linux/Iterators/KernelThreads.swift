@@ -1,18 +1,34 @@
 import SystemPackage
 
-/// What the kernel itself has noted of the threads of a process: whether one has anything of its own where most have the same.
+/// What the kernel itself has noted of a thread (include/linux/sched.h: struct task_struct).
+public struct KernelThread: Sendable {
+  fileprivate let words: [UInt64]
+
+  /// For it alone.
+  public var hasPendingSignals: Bool { words[2] != 0 }
+  /// Of its restartable sequences (man 2 rseq); the address is 0 if it has none.
+  public var rseq: (address: UInt64, size: UInt32, signature: UInt32) {
+    (words[3], UInt32(truncatingIfNeeded: words[4]), UInt32(truncatingIfNeeded: words[5]))
+  }
+
+  /// The TID, and the level of its PID namespace; what is its own; and from ``common`` on what threads may have in common: credentials,
+  /// namespaces, descriptors, directories, seccomp, no_new_privs and its like, and whether it handles system calls itself.
+  fileprivate static let fields: [IteratorProgram.Field] = [
+    .member("pid"), .member("thread_pid", "level"), .member("pending", "signal", "sig"),
+    .member([["rseq", "usrptr"], ["rseq"]]), .member([["rseq", "len"], ["rseq_len"]]), .member([["rseq", "sig"], ["rseq_sig"]]),
+    .member("real_cred"), .member("cred"), .member("nsproxy"), .member("files"), .member("fs"), .member("seccomp", "mode"),
+    .member("seccomp", "filter"), .member("atomic_flags"), .member("thread_info", "syscall_work"),
+    .member("syscall_dispatch", "selector"), .member("syscall_dispatch", "offset"), .member("syscall_dispatch", "len"),
+  ]
+  fileprivate static let common = 6
+}
+
+/// The threads of a process: which of them have nothing of their own where they may have the same.
 public struct KernelThreads: Sendable {
   /// By their TIDs.
-  private let threads: [Int32: [UInt64]]
+  private let threads: [Int32: KernelThread]
 
-  /// The TID, and the level of its PID namespace (include/linux/sched.h: struct task_struct); behind those what threads may have in common:
-  /// credentials, namespaces, descriptors, directories, seccomp, no_new_privs and its like.
-  private static let fields: [IteratorProgram.Field] = [
-    .member("pid"), .member("thread_pid", "level"), .member("real_cred"), .member("cred"), .member("nsproxy"), .member("files"),
-    .member("fs"), .member("seccomp", "mode"), .member("seccomp", "filter"), .member("atomic_flags"),
-  ]
-
-  private static let iterator = KernelIterator("task", fields, of: ("task_struct", 8))
+  private static let iterator = KernelIterator("task", KernelThread.fields, of: ("task_struct", 8))
 
   /// To look at fewer one by one takes less than to get an iterator ready.
   public static let many = 128
@@ -23,20 +39,22 @@ public struct KernelThreads: Sendable {
   /// `nil`: they have to be looked at one after the other.
   public init?(of pid: Int32) {
     guard let words = try? Self.iterator?.records(of: pid, isProcess: true) else { return nil }
-    let size = Self.fields.count
-    var threads: [Int32: [UInt64]] = [:]
+    let size = KernelThread.fields.count
+    var threads: [Int32: KernelThread] = [:]
     threads.reserveCapacity(words.count / size)
     for at in stride(from: 0, to: words.count, by: size) {
       // Elsewhere than in the outermost namespace it has other numbers for others.
       guard words[at + 1] == 0 else { return nil }
-      threads[Int32(truncatingIfNeeded: words[at])] = Array(words[at + 2..<at + size])
+      threads[Int32(truncatingIfNeeded: words[at])] = KernelThread(words: Array(words[at..<at + size]))
     }
     self.threads = threads
   }
 
-  /// Whether two threads have in common what they can.
-  public func areAlike(_ one: Int32, _ other: Int32) -> Bool {
-    guard let first = threads[one], let second = threads[other] else { return false }
-    return first == second
+  /// A thread that has in common with another what it can; `nil` if it has not, or nothing is known of one of them.
+  public func thread(_ tid: Int32, like other: Int32) -> KernelThread? {
+    guard let thread = threads[tid], let other = threads[other],
+      thread.words[KernelThread.common...] == other.words[KernelThread.common...]
+    else { return nil }
+    return thread
   }
 }
