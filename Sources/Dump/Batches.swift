@@ -111,7 +111,7 @@ final class Batches {
     try Interruption.check()
     if index == 0 {
       try companion.wait()
-      next = found.removeValue(forKey: 0) ?? []
+      next = try takeFound(0)
     }
     let begin = nanoseconds()
     let left = try snapshot?.take(tasks) ?? tasks
@@ -121,7 +121,7 @@ final class Batches {
     do throws(Failure) {
       try companion.wait()
       forgetWritten()
-      next = found.removeValue(forKey: index + 1) ?? []
+      next = try takeFound(index + 1)
       writing = Writing(tasks: tasks, left: left)
       let part = images.part(tasks, memory)
       companion.start { () throws(Failure) in
@@ -136,6 +136,13 @@ final class Batches {
       throw error
     }
     noteTime(since: begin)
+  }
+
+  /// The memory of a batch, which was looked at: not to have looked would pass for having none.
+  private func takeFound(_ index: Int) throws(Failure) -> [MemoryScan.Found] {
+    guard snapshot == nil, index < batches.count else { return [] }
+    guard let memory = found.removeValue(forKey: index) else { throw Failure("the memory of batch \(index) was not looked at") }
+    return memory
   }
 
   private func forgetWritten() {

@@ -70,8 +70,11 @@ public final class Companion {
 
   public var isHired: Bool { thread != nil }
 
-  /// Whether nothing has been started that was not waited for.
-  public var isFree: Bool { !isBusy }
+  /// Whether nothing that was started is still being done.
+  public var isFree: Bool {
+    noteEnd()
+    return !isBusy
+  }
 
   /// Makes the thread, if there is none yet and there can be one. `false` if there is none.
   @discardableResult
@@ -112,8 +115,10 @@ public final class Companion {
     pthread_join(thread, nil)
   }
 
-  /// Starts a job; the one before must have been waited for. Whatever it uses belongs to it until ``wait()``.
+  /// Starts a job, when the one before has ended. Whatever it uses belongs to it until ``wait()``.
   public func start(_ job: @escaping Job) {
+    if isBusy { Desk.wait(desk.done) }
+    isBusy = false
     desk.job = job
     guard thread != nil else { return desk.perform() }
     isBusy = true

@@ -38,8 +38,9 @@ public final class FileTable {
   private var alike: [Key: [Member]] = [:]
   /// Descriptions by their addresses in the kernel, where these are known.
   private var addressed: [UInt64: Member] = [:]
-  /// Some of them, which are not among those that look alike: nobody has asked for one yet whose address is not known.
-  private var unsorted: [(key: Key, member: Member)]? = []
+  /// Those that are not in ``alike`` yet, which is empty as long as the address of every description is known.
+  private var unsorted: [(key: Key, member: Member)] = []
+  private var allAreAddressed = true
   private var named: [Key: UInt32] = [:]
   private var nextID: UInt32 = 1
 
@@ -66,21 +67,27 @@ public final class FileTable {
 
   /// A new member, or the one that the file is.
   private func find(_ file: DumpedFile) throws(Failure) -> Member {
-    if let address = file.address {
-      if let known = addressed[address] { return known }
-      let key = Self.key(of: file)
-      var member = Member(file)
-      if unsorted != nil {
-        unsorted?.append((key, member))
-      } else {
-        member = try Self.put(member, into: &alike[key, default: []])
-      }
-      addressed[address] = member
-      return member
+    let key = Self.key(of: file)
+    guard let address = file.address else {
+      try sortAddressed()
+      return try Self.put(Member(file), into: &alike[key, default: []])
     }
-    for (key, member) in unsorted ?? [] { _ = try Self.put(member, into: &alike[key, default: []]) }
-    unsorted = nil
-    return try Self.put(Member(file), into: &alike[Self.key(of: file), default: []])
+    if let known = addressed[address] { return known }
+    var member = Member(file)
+    if allAreAddressed {
+      unsorted.append((key, member))
+    } else {
+      member = try Self.put(member, into: &alike[key, default: []])
+    }
+    addressed[address] = member
+    return member
+  }
+
+  /// From now on there are descriptions with which those with an address can only be compared as any others.
+  private func sortAddressed() throws(Failure) {
+    allAreAddressed = false
+    for (key, member) in unsorted { _ = try Self.put(member, into: &alike[key, default: []]) }
+    unsorted = []
   }
 
   /// What two descriptions differ in are two.
@@ -104,7 +111,7 @@ public final class FileTable {
   }
 
   /// Lets go of the tracer's duplicates: nothing is compared any more.
-  public func forgetDuplicates() { (alike, addressed, unsorted) = ([:], [:], nil) }
+  public func forgetDuplicates() { (alike, addressed, unsorted) = ([:], [:], []) }
 
   private func record(_ file: DumpedFile, _ kind: any FileKind.Type, _ id: UInt32, _ dump: DumpContext) throws(Failure)
     -> FileEntry
@@ -143,6 +150,8 @@ extension FileTable {
     for descriptor in descriptors where descriptor.file.member == nil && descriptor.file.file.address == nil {
       groups[Self.key(of: descriptor.file.file), default: []].append(descriptor.file)
     }
+    guard groups.values.contains(where: { $0.count >= Self.many }) else { return }
+    try sortAddressed()
     for (key, group) in groups where group.count >= Self.many && alike[key] == nil {
       alike[key] = try Self.sort(group, companion)
       for description in group { description.member = description.member?.same ?? description.member }

@@ -22,6 +22,56 @@ extension Live {
       }
     }
 
+    /// Both threads of the tool look at the same things, or wait for each other, however few processors there are.
+    @Test func nothingIsMissingOnOneProcessor() throws {
+      let holding = """
+        import time
+        files = [open("/dev/zero") for _ in range(400)]
+        open("started", "w").close()
+        time.sleep(1000)
+        """
+      try Job.run(["/usr/bin/python3", "-c", holding], named: "one-processor") { job in
+        try job.waitFor("started")
+        for round in 0..<40 {
+          let outcome = try job.tryDump(["--leave-running"], to: job.path("round"), prefix: ["/usr/bin/taskset", "-c", "0"])
+          #expect(outcome.code == 0, "\(round): \(outcome.errors)")
+          let check = try Tool.run(["check", "--images", job.path("round")])
+          #expect(check.code == 0, "\(round): \(check.errors)")
+          let names = Files.names(job.path("round"))
+          #expect(names.contains("pages-1.img") && names.contains("pagemap-\(job.pid).img"), "\(round): the memory is missing")
+          Files.remove(job.path("round"))
+        }
+      }
+    }
+
+    /// The kernel's list ends where its buffer is full (kernel/bpf/bpf_iter.c: prepare_seq_file): 2047 records of two words, and so on.
+    @Test(arguments: [2045, 4092, 4093, 4094, 4095, 6141])
+    func listsEndAnywhere(_ count: Int) throws {
+      let mapping = """
+        import ctypes, mmap, sys, time
+        c = ctypes.CDLL(None, use_errno=True)
+        c.mmap.restype = ctypes.c_void_p
+        c.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t] + [ctypes.c_int] * 3 + [ctypes.c_long]
+        def count(): return sum(1 for line in open("/proc/self/maps") if "vsyscall" not in line)
+        base = c.mmap(None, 8192 * 4096, 0, 0x4022, -1, 0)
+        wanted, at = int(sys.argv[1]), base + 4096
+        while True:
+            missing = wanted - count()
+            if missing < 2: break
+            for _ in range(missing // 2):
+                c.mprotect(ctypes.c_void_p(at), 4096, 1)
+                at += 8192
+        if missing: c.mprotect(ctypes.c_void_p(base), 4096, 3)
+        with open("started", "w") as f: f.write(str(count()))
+        time.sleep(1000)
+        """
+      try Job.run(["/usr/bin/python3", "-c", mapping, "\(count)"], named: "ends-\(count)") { job in
+        try job.waitFor("started")
+        try job.dump()
+        try job.restore()
+      }
+    }
+
     /// A thread among many that has descriptors of its own, which is not supported yet, is found.
     @Test func oneThreadOfManyIsAlone() throws {
       let alone = """

@@ -1,5 +1,8 @@
 /// The program that the kernel runs for each object of an iterator (Documentation/bpf/standardization/instruction-set.rst): it writes
-/// a record of 64-bit words, and behind the last object one of ones.
+/// a record of 64-bit words, and behind the last object half a word.
+///
+/// Half a word, because that always finds room. The kernel throws away what does not fit into what is left of its buffer of 32 KiB, and
+/// takes a full one for not fitting (fs/seq_file.c: seq_write); records of whole words leave at least one.
 struct IteratorProgram {
   /// What a word of the record is.
   enum Field {
@@ -16,7 +19,6 @@ struct IteratorProgram {
   }
 
   private(set) var code: [UInt64] = []
-  let wordsPerRecord: Int
 
   /// - Parameters:
   ///   - object: the structure that the iterator goes through, and the offset of its address in the context.
@@ -24,7 +26,6 @@ struct IteratorProgram {
   ///
   /// `nil`: this kernel lacks one of the fields.
   init?(_ fields: [Field], of object: (structure: String, offset: Int), _ types: inout BTF) {
-    wordsPerRecord = fields.count
     guard let structure = types.id(of: .structure, object.structure) else { return nil }
     let record = -8 * fields.count
     code.append(Self.move(.r6, from: .r1))
@@ -49,11 +50,11 @@ struct IteratorProgram {
       }
       code.append(Self.store(.r1, to: .r10, record + 8 * i))
     }
-    appendWrite(record)
+    appendWrite(record, length: -record)
     // jeq r7, 0
     code[branch] = Self.instruction(0x15, .r7, .r0, code.count - branch - 1)
-    for i in fields.indices { code.append(Self.instruction(0x7a, .r10, .r0, record + 8 * i, -1)) }
-    appendWrite(record)
+    code.append(Self.instruction(0x7a, .r10, .r0, -8, -1))
+    appendWrite(-8, length: 4)
   }
 
   /// Loads into r1 what is reached from an address. The kernel reads 0 where that is none.
@@ -109,13 +110,13 @@ struct IteratorProgram {
   }
 
   /// Writes the record and ends: bpf_seq_write(context.meta->seq, record, bytes).
-  private mutating func appendWrite(_ record: Int) {
+  private mutating func appendWrite(_ record: Int, length: Int) {
     code += [
       Self.load(.r1, from: .r6, 0, size: 8),
       Self.load(.r1, from: .r1, 0, size: 8),
       Self.move(.r2, from: .r10),
       Self.instruction(0x07, .r2, .r0, 0, record),
-      Self.instruction(0xb7, .r3, .r0, 0, -record),
+      Self.instruction(0xb7, .r3, .r0, 0, length),
       Self.instruction(0x85, .r0, .r0, 0, 127),
       Self.instruction(0xb7, .r0, .r0, 0, 0),
       Self.instruction(0x95, .r0, .r0),

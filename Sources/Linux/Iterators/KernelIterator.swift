@@ -10,7 +10,6 @@ import SystemPackage
 /// objects, and whatever it tells can be found out without it.
 public final class KernelIterator: Sendable {
   private let program: Descriptor
-  private let wordsPerRecord: Int
 
   /// Whether any may be used. Set before the first is.
   nonisolated(unsafe) public static var areAllowed = true
@@ -18,7 +17,7 @@ public final class KernelIterator: Sendable {
   private static let types = Mutex<BTF?>(
     areAllowed
       ? try? BTF(
-        finding: ["vm_area_struct", "file", "task_struct"].map { BTF.Named(kind: .structure, name: $0) }
+        finding: ["vm_area_struct", "file", "task_struct", "bpf_iter_seq_task_common"].map { BTF.Named(kind: .structure, name: $0) }
           + ["bpf_iter_task_vma", "bpf_iter_task_file", "bpf_iter_task", "bpf_rdonly_cast"].map {
             BTF.Named(kind: .function, name: $0)
           }) : nil)
@@ -29,11 +28,12 @@ public final class KernelIterator: Sendable {
       guard var known = types, let function = known.id(of: .function, "bpf_iter_" + name) else { return nil }
       types = nil
       defer { types = known }
+      // Before Linux 6.1 an iterator goes through all tasks, whatever it is asked for.
+      guard let task = known.id(of: .structure, "bpf_iter_seq_task_common"), known.access(["type"], in: task) != nil else { return nil }
       return IteratorProgram(fields, of: object, &known).map { (function, $0) }
     }
     guard let made, let loaded = try? Self.load(made.program, for: made.function) else { return nil }
     program = loaded
-    wordsPerRecord = made.program.wordsPerRecord
   }
 
   /// Throws if one of those that a dump uses is not to be had.
@@ -79,21 +79,21 @@ public final class KernelIterator: Sendable {
     return try readRecords(iterator.rawValue)
   }
 
-  /// Reads up to the record of ones: behind it the kernel would begin with the last mappings anew (kernel/bpf/task_iter.c:
-  /// task_vma_seq_get_next).
+  /// Reads up to the half word that is written behind the last object. Behind it the kernel would begin with the last mappings anew
+  /// (kernel/bpf/task_iter.c: task_vma_seq_get_next).
   private func readRecords(_ iterator: Int32) throws(Errno) -> [UInt64] {
     var words: [UInt64] = []
+    var lastStart = 0
     // As much as the kernel has room for (kernel/bpf/bpf_iter.c: prepare_seq_file).
     let room = UnsafeMutableBufferPointer<UInt64>.allocate(capacity: 4096)
     defer { room.deallocate() }
     while true {
       let n = try syscall(__NR_read, Int(iterator), Int(bitPattern: room.baseAddress), 8 * room.count)
-      if n == 0 { throw .ioError }
+      // It would not end, nor would what begins with the same object twice.
+      if n == 0 || n >= 8 && lastStart < words.count && words[lastStart] == room[0] { throw .ioError }
+      lastStart = words.count
       words.append(contentsOf: UnsafeBufferPointer(rebasing: room[..<(n / 8)]))
-      if words.count >= wordsPerRecord, words[words.count - wordsPerRecord] == .max {
-        words.removeLast(wordsPerRecord)
-        return words
-      }
+      if n % 8 != 0 { return words }
     }
   }
 

@@ -22,14 +22,14 @@ struct MappingFlags {
 
   /// Those of a mapping with this number; `nil` if it begins elsewhere. The gate, which maps shows last, is none of the process's own.
   func flags(of mapping: borrowing Mapping, at index: Int) -> VMFlags? {
-    if 2 * index == words.count { return [] }
+    if 2 * index == words.count, mapping.name.elementsEqual("[vsyscall]".utf8) { return [] }
     guard 2 * index < words.count, words[2 * index] == mapping.start else { return nil }
     var flags: VMFlags = []
     for (bit, name) in Self.names where words[2 * index + 1] & bit != 0 { flags.formUnion(name) }
     return flags
   }
 
-  /// What smaps has a name for that matters here. These bits have been the same ever since there is the iterator (Linux 5.12).
+  /// What smaps has a name for that matters here. These bits have been the same ever since there is the iterator for one task (Linux 6.1).
   private static let names: [(bit: UInt64, flag: VMFlags)] = [
     (0x20, .mayWrite), (0x80, .mayShare), (0x100, .growsDown), (0x200, .userfaultMissing), (0x400, .pfnMap),
     (0x1000, .userfaultWriteProtect), (0x2000, .locked), (0x4000, .io), (0x8000, .sequential), (0x1_0000, .random),
