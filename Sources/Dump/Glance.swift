@@ -209,8 +209,15 @@ final class Glances {
   private var processes = 0
   /// Of the process that is being frozen, those that make no part yet.
   private var threads: [Int32] = []
-  /// Whether they wait for what an iterator can tell of all of them at once, when the last has stopped; `nil` before the first.
-  private var areMany: Bool?
+  private var looking = Looking.undecided
+
+  /// How the threads of a process are looked at.
+  private enum Looking {
+    case undecided
+    case partByPart
+    /// All at once, when the last has stopped: by an iterator, unless there turns out to be none.
+    case atOnce
+  }
 
   /// With `pagesAhead` the memory of a task is dumped as it is at the time of the glance.
   init(_ companion: Companion, _ foresight: Foresight?, _ pagesAhead: PagesAhead?) {
@@ -225,12 +232,12 @@ final class Glances {
     if tid == task.pid { return }
     note()
     threads.append(tid)
-    if areMany == nil {
-      areMany = task.threadCount >= KernelThreads.many && companion.hire()
-      if areMany == true, companion.hasTime { companion.start { _ = KernelThreads.canBeAsked } }
+    if looking == .undecided {
+      looking = task.threadCount >= KernelThreads.many && companion.hire() ? .atOnce : .partByPart
+      if looking == .atOnce, companion.hasTime { companion.start { _ = KernelThreads.canBeAsked } }
     }
-    if areMany == true, companion.hasTime, !KernelThreads.canBeAsked { areMany = false }
-    if areMany == false, threads.count >= Self.threadsPerPart { endParts(of: task) }
+    if looking == .atOnce, companion.hasTime, !KernelThreads.canBeAsked { looking = .partByPart }
+    if looking == .partByPart, threads.count >= Self.threadsPerPart { endParts(of: task) }
   }
 
   /// A process all of whose threads have stopped.
@@ -239,8 +246,8 @@ final class Glances {
     processes += 1
     // Where there are many stacks there are many mappings.
     let isLong = task.threadCount > 1
-    let known = areMany == true ? KernelThreads(of: task.pid) : nil
-    areMany = nil
+    let known = looking == .atOnce ? KernelThreads(of: task.pid) : nil
+    looking = .undecided
     let alike = known == nil ? [] : threads
     if known == nil { endParts(of: task) } else { threads = [] }
     var task = task

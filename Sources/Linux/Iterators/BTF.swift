@@ -67,11 +67,11 @@ struct BTF {
 
   /// Goes through the types, of which there are more than a hundred thousand, until all that are wanted have been found.
   private mutating func find(_ wanted: [Named]) {
-    // Four letters are compared first: so many names are not worth more. There are four such beginnings at most.
+    // Four letters are compared first: so many names are not worth more.
+    let all = Set(wanted.map { $0.name.utf8.prefix(4).reversed().reduce(UInt32(0)) { $0 << 8 | UInt32($1) } })
+    precondition(all.count <= 4)
     var beginnings = SIMD4<UInt32>()
-    for (i, beginning) in Set(wanted.map { $0.name.utf8.prefix(4).reversed().reduce(UInt32(0)) { $0 << 8 | UInt32($1) } }).enumerated() {
-      beginnings[i % 4] = beginning
-    }
+    for (i, beginning) in all.enumerated() { beginnings[i] = beginning }
     var found: [Named: UInt32] = [:]
     let (types, names) = (types, names)
     walk { place, id, word in

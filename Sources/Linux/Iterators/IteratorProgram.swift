@@ -51,9 +51,8 @@ struct IteratorProgram {
       code.append(Self.store(.r1, to: .r10, record + 8 * i))
     }
     appendWrite(record, length: -record)
-    // jeq r7, 0
-    code[branch] = Self.instruction(0x15, .r7, .r0, code.count - branch - 1)
-    code.append(Self.instruction(0x7a, .r10, .r0, -8, -1))
+    code[branch] = Self.instruction(.jumpIfEqual, .r7, .r0, code.count - branch - 1)
+    code.append(Self.instruction(.storeValue, .r10, .r0, -8, -1))
     appendWrite(-8, length: 4)
   }
 
@@ -74,8 +73,8 @@ struct IteratorProgram {
     guard let cast = types.id(of: .function, "bpf_rdonly_cast") else { return }
     code += [
       Self.move(.r1, from: register),
-      Self.instruction(0xb7, .r2, .r0, 0, Int(structure)),
-      Self.instruction(0x85, .r0, .r2, 0, Int(cast)),  // a function of the kernel's: BPF_PSEUDO_KFUNC_CALL
+      Self.instruction(.moveValue, .r2, .r0, 0, Int(structure)),
+      Self.instruction(.call, .r0, .r2, 0, Int(cast)),  // a function of the kernel's: BPF_PSEUDO_KFUNC_CALL
       Self.move(register, from: .r0),
     ]
   }
@@ -85,7 +84,7 @@ struct IteratorProgram {
     of bitmap: BTF.Access, task: Int, number: Int, scratch: Int, cast: (inout IteratorProgram) -> Void
   ) {
     code.append(Self.load(.r8, from: .r6, task, size: 8))
-    code.append(Self.instruction(0xb7, .r1, .r0, 0, 0))
+    code.append(Self.instruction(.moveValue, .r1, .r0, 0, 0))
     let branch = code.count
     code.append(0)
     cast(&self)
@@ -93,20 +92,20 @@ struct IteratorProgram {
     code.append(Self.load(.r8, from: .r6, number, size: 4))
     code += [
       Self.move(.r3, from: .r8),
-      Self.instruction(0x77, .r3, .r0, 0, 6),  // >>=
-      Self.instruction(0x67, .r3, .r0, 0, 3),  // <<=
-      Self.instruction(0x0f, .r3, .r1),  // +=
-      Self.instruction(0x7a, .r10, .r0, scratch, 0),
+      Self.instruction(.shiftRight, .r3, .r0, 0, 6),
+      Self.instruction(.shiftLeft, .r3, .r0, 0, 3),
+      Self.instruction(.addRegister, .r3, .r1),
+      Self.instruction(.storeValue, .r10, .r0, scratch, 0),
       Self.move(.r1, from: .r10),
-      Self.instruction(0x07, .r1, .r0, 0, scratch),
-      Self.instruction(0xb7, .r2, .r0, 0, 8),
-      Self.instruction(0x85, .r0, .r0, 0, 113),  // bpf_probe_read_kernel(to, size, from)
+      Self.instruction(.add, .r1, .r0, 0, scratch),
+      Self.instruction(.moveValue, .r2, .r0, 0, 8),
+      Self.instruction(.call, .r0, .r0, 0, 113),  // bpf_probe_read_kernel(to, size, from)
       Self.load(.r1, from: .r10, scratch, size: 8),
-      Self.instruction(0x57, .r8, .r0, 0, 63),  // &=
-      Self.instruction(0x7f, .r1, .r8),  // >>=
-      Self.instruction(0x57, .r1, .r0, 0, 1),
+      Self.instruction(.and, .r8, .r0, 0, 63),
+      Self.instruction(.shiftRightByRegister, .r1, .r8),
+      Self.instruction(.and, .r1, .r0, 0, 1),
     ]
-    code[branch] = Self.instruction(0x15, .r8, .r0, code.count - branch - 1)
+    code[branch] = Self.instruction(.jumpIfEqual, .r8, .r0, code.count - branch - 1)
   }
 
   /// Writes the record and ends: bpf_seq_write(context.meta->seq, record, bytes).
@@ -115,11 +114,11 @@ struct IteratorProgram {
       Self.load(.r1, from: .r6, 0, size: 8),
       Self.load(.r1, from: .r1, 0, size: 8),
       Self.move(.r2, from: .r10),
-      Self.instruction(0x07, .r2, .r0, 0, record),
-      Self.instruction(0xb7, .r3, .r0, 0, length),
-      Self.instruction(0x85, .r0, .r0, 0, 127),
-      Self.instruction(0xb7, .r0, .r0, 0, 0),
-      Self.instruction(0x95, .r0, .r0),
+      Self.instruction(.add, .r2, .r0, 0, record),
+      Self.instruction(.moveValue, .r3, .r0, 0, length),
+      Self.instruction(.call, .r0, .r0, 0, 127),
+      Self.instruction(.moveValue, .r0, .r0, 0, 0),
+      Self.instruction(.exit, .r0, .r0),
     ]
   }
 
@@ -127,21 +126,30 @@ struct IteratorProgram {
     case r0, r1, r2, r3, r4, r5, r6, r7, r8, r9, r10
   }
 
+  /// Of 64 bits, unless the name says less; with a value where it does not name a register.
+  private enum Operation: UInt64 {
+    case loadByte = 0x71, loadHalf = 0x69, loadWord = 0x61, load = 0x79
+    case store = 0x7b, storeValue = 0x7a
+    case move = 0xbf, moveValue = 0xb7
+    case add = 0x07, addRegister = 0x0f, and = 0x57, shiftLeft = 0x67, shiftRight = 0x77, shiftRightByRegister = 0x7f
+    case jumpIfEqual = 0x15, call = 0x85, exit = 0x95
+  }
+
   private static func instruction(
-    _ code: UInt64, _ destination: Register, _ source: Register, _ offset: Int = 0, _ value: Int = 0
+    _ operation: Operation, _ destination: Register, _ source: Register, _ offset: Int = 0, _ value: Int = 0
   ) -> UInt64 {
-    code | destination.rawValue << 8 | source.rawValue << 12 | UInt64(UInt16(truncatingIfNeeded: offset)) << 16
+    operation.rawValue | destination.rawValue << 8 | source.rawValue << 12 | UInt64(UInt16(truncatingIfNeeded: offset)) << 16
       | UInt64(UInt32(truncatingIfNeeded: value)) << 32
   }
 
-  private static func move(_ destination: Register, from source: Register) -> UInt64 { instruction(0xbf, destination, source) }
+  private static func move(_ destination: Register, from source: Register) -> UInt64 { instruction(.move, destination, source) }
 
   private static func load(_ destination: Register, from base: Register, _ offset: Int, size: Int) -> UInt64 {
-    let code: UInt64 = [1: 0x71, 2: 0x69, 4: 0x61][size] ?? 0x79
-    return instruction(code, destination, base, offset)
+    let operation: Operation = [1: .loadByte, 2: .loadHalf, 4: .loadWord][size] ?? .load
+    return instruction(operation, destination, base, offset)
   }
 
   private static func store(_ source: Register, to base: Register, _ offset: Int) -> UInt64 {
-    instruction(0x7b, base, source, offset)
+    instruction(.store, base, source, offset)
   }
 }
