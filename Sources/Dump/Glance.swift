@@ -83,8 +83,9 @@ struct Glance {
   /// Looks at the threads but the first: all that have in common with that one what they can are like it.
   mutating func look(at tids: [Int32], of task: Place, _ known: KernelThreads, _ reader: Reader) throws(Failure) {
     threads.reserveCapacity(tids.count)
+    let isOutermost = status.nsPid == [task.pid]
     for tid in tids {
-      if status.nsPid == [task.pid], let noted = known.thread(tid, like: task.pid) {
+      if isOutermost, let noted = known.thread(tid, like: task.pid) {
         threads.append(ThreadGlance(at: tid, noted, like: self))
       } else {
         threads.append(try ThreadGlance(at: tid, of: task, comparedWith: task.pid, reader))

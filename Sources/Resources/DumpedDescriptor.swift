@@ -164,7 +164,7 @@ private struct Examination {
     if !isPath { file.fown = try FownEntry(of: duplicate.rawValue) }
     if file.format == S_IFIFO, !isPath, UInt64(file.stat.st_dev) == Pipe.device {
       // fdinfo would add nothing: an unnamed pipe has no position.
-      file.link = Array("pipe:[\(file.stat.st_ino)]".utf8)
+      file.link = Pipe.link(UInt64(file.stat.st_ino))
       file.isEmptyPipe = try Pipe.isEmpty(duplicate.rawValue)
       return file
     }
@@ -209,7 +209,7 @@ extension Examination {
     defer { window.clear() }
     for open in files where !known.contains(open.number) {
       var description = descriptions[open.address]
-      if description == nil { description = emptyPipe(open) ?? copy(of: examples[Likeness(open)], open) }
+      if description == nil { description = Pipe.empty(open, of: task) ?? copy(of: examples[Likeness(open)], open) }
       if description == nil {
         let objections = found.objections.count
         description = try describe(open.number, window, buffer, &found.objections)
@@ -223,23 +223,6 @@ extension Examination {
       found.descriptors.append(DumpedDescriptor(number: open.number, file: description, closesOnExec: open.closesOnExec))
     }
     return found
-  }
-
-  private func emptyPipe(_ open: OpenFile) -> DumpedDescription? {
-    guard open.fileMode & S_IFMT == S_IFIFO, open.device == Pipe.device, !open.hasOwner, open.flags & UInt32(O_PATH) == 0,
-      let size = open.emptyPipeSize
-    else { return nil }
-    var stat = stat()
-    stat.st_dev = dev_t(open.device)
-    stat.st_ino = UInt(open.inodeNumber)
-    stat.st_mode = open.fileMode
-    var file = DumpedFile(
-      pid: task.pid, number: open.number, procPath: "fd/\(open.number)", link: Array("pipe:[\(open.inodeNumber)]".utf8), stat: stat)
-    file.info.flags = open.flags & descriptionFlags
-    file.fown = FownEntry()
-    file.isEmptyPipe = size
-    file.address = open.address
-    return DumpedDescription(file, Pipe.self)
   }
 
   /// The same as a file that has been looked at, but at its own number and position.

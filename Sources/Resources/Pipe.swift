@@ -51,6 +51,27 @@ public enum Pipe: FileKind {
     try bytesWaiting(in: end) == 0 ? UInt32(try syscall(__NR_fcntl, Int(end), F_GETPIPE_SZ)) : nil
   }
 
+  /// A pipe with nothing in it that an iterator has seen, and of which it has told everything; `nil` for any other file.
+  static func empty(_ open: OpenFile, of task: DumpedTask) -> DumpedDescription? {
+    guard open.fileMode & S_IFMT == S_IFIFO, open.device == device, !open.hasOwner, open.flags & UInt32(O_PATH) == 0,
+      let size = open.emptyPipeSize
+    else { return nil }
+    var stat = stat()
+    stat.st_dev = dev_t(open.device)
+    stat.st_ino = UInt(open.inodeNumber)
+    stat.st_mode = open.fileMode
+    var file = DumpedFile(
+      pid: task.pid, number: open.number, procPath: "fd/\(open.number)", link: link(open.inodeNumber), stat: stat)
+    file.info.flags = open.flags & descriptionFlags
+    file.fown = FownEntry()
+    file.isEmptyPipe = size
+    file.address = open.address
+    return DumpedDescription(file, Self.self)
+  }
+
+  /// What `/proc` shows of an end.
+  static func link(_ inode: UInt64) -> [UInt8] { Array("pipe:[\(inode)]".utf8) }
+
   private static func bytesWaiting(in end: Int32) throws(Errno) -> Int {
     var bytes: Int32 = 0
     try withUnsafeMutablePointer(to: &bytes) { pointer throws(Errno) in

@@ -72,7 +72,7 @@ extension Live {
       }
     }
 
-    /// A thread among many that has descriptors of its own, which is not supported yet, is found.
+    /// A thread among many that has descriptors of its own is found, and the dump refused for it by name.
     @Test func oneThreadOfManyIsAlone() throws {
       let alone = """
         import ctypes, threading, time

@@ -46,7 +46,7 @@ struct IteratorProgram {
         guard let structure = types.id(of: .structure, "task_struct"),
           let access = types.access(["files", "fdt", "close_on_exec"], in: structure)
         else { return nil }
-        appendBit(of: access, task: task, number: number, scratch: record - 8) { $0.appendCast(of: .r8, to: structure, &types) }
+        appendBit(of: access, task: task, number: number, scratch: record - 8, castTo: structure, &types)
       }
       code.append(Self.store(.r1, to: .r10, record + 8 * i))
     }
@@ -81,13 +81,13 @@ struct IteratorProgram {
 
   /// Loads into r1 a descriptor's bit of a bitmap.
   private mutating func appendBit(
-    of bitmap: BTF.Access, task: Int, number: Int, scratch: Int, cast: (inout IteratorProgram) -> Void
+    of bitmap: BTF.Access, task: Int, number: Int, scratch: Int, castTo structure: UInt32, _ types: inout BTF
   ) {
     code.append(Self.load(.r8, from: .r6, task, size: 8))
     code.append(Self.instruction(.moveValue, .r1, .r0, 0, 0))
     let branch = code.count
     code.append(0)
-    cast(&self)
+    appendCast(of: .r8, to: structure, &types)
     append(bitmap, from: .r8)
     code.append(Self.load(.r8, from: .r6, number, size: 4))
     code += [
