@@ -65,9 +65,10 @@ public enum RegularFile: FileKind {
     if ProcessFile(reg.name).map({ restore.tasks[UInt32($0.pid)] != nil }) ?? false { return }
     if restore.privileges.areLimited { concede(reg, restore) }
     let expectation = Expectation(mount: reg.mount, name: reg.name, mode: reg.mode, size: reg.size, buildID: reg.buildId)
-    if restore.confirmedFiles.contains(expectation) { return }
+    if restore.confirmedFile == expectation || restore.confirmedFiles.contains(expectation) { return }
     try confirm(reg, restore)
     restore.confirmedFiles.insert(expectation)
+    restore.confirmedFile = expectation
   }
 
   public static func needsNobody(_ entry: FileEntry, _ restore: RestoreContext) -> Bool {

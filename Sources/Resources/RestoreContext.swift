@@ -50,16 +50,18 @@ public final class RestoreContext {
   /// Items of interest lists that are still to be added, by the ID of their epoll instance.
   var interestLists: [UInt32: Epoll.InterestList] = [:]
 
-  /// How many descriptors, mappings and others refer to each description that has been checked, by ID.
-  private var users: [UInt32: Int] = [:]
+  /// How many descriptors, mappings and others refer to each description, by the place of its entry. It is checked for the first one.
+  private var users: [Int]
   /// Files that are what the images say: many descriptions may be of the same one.
   var confirmedFiles: Set<RegularFile.Expectation> = []
+  /// The last of them, which is often the next one too.
+  var confirmedFile: RegularFile.Expectation?
   /// Folders of such files that no symbolic link leads to.
   var confirmedFolders: Set<[UInt8]> = []
-  /// Descriptions that have been made, by ID, as descriptors of this process.
-  private var opened: [UInt32: Int32] = [:]
-  /// Whether descriptions need nobody (``needsNobody(_:)``), as far as that was asked.
-  private var independent: [UInt32: Bool] = [:]
+  /// Descriptions that have been made, by the places of their entries, as descriptors of this process; -1: not yet.
+  private var opened: [Int32]
+  /// Whether descriptions need nobody (``needsNobody(_:)``), as far as that was asked, by the places of their entries.
+  private var independent: [Bool?]
   /// Other descriptors to close at the end, such as both ends of a pipe, by whatever its kind calls them.
   private var kept: [String: Int32] = [:]
   private var givenOut: Set<String> = []
@@ -71,13 +73,14 @@ public final class RestoreContext {
     privileges = Privileges(options)
     self.directory = directory
     self.files = try RecordedFiles(files)
-    users.reserveCapacity(files.count)
-    opened.reserveCapacity(files.count)
+    users = Array(repeating: 0, count: files.count)
+    opened = Array(repeating: -1, count: files.count)
+    independent = Array(repeating: nil, count: files.count)
     mounts = try about("opening /proc") { () throws(Errno) in try RestoredMounts() }
   }
 
   deinit {
-    Self.close(Set(opened.values).union(kept.values).union(pipes.values.flatMap { [$0.read, $0.write] }))
+    Self.close(Set(opened).subtracting([-1]).union(kept.values).union(pipes.values.flatMap { [$0.read, $0.write] }))
     sharedMemory.closeAll()
     namespaces.closeAll()
   }
@@ -102,13 +105,12 @@ public final class RestoreContext {
 
   /// Checks the entry of a description before anything is made, unless that has been done for another user of it.
   func check(_ id: UInt32, for user: @autoclosure () -> String) throws(Failure) {
-    if let known = users[id] {
-      users[id] = known + 1
-      return
+    let place = try place(of: id, for: user())
+    if users[place] == 0 {
+      let entry = files.values[place]
+      try kind(of: entry).check(entry, self)
     }
-    let entry = try entry(id, for: user())
-    try kind(of: entry).check(entry, self)
-    users[id] = 1
+    users[place] += 1
   }
 
   /// Whether everything in files.img has somebody who has it open. What refers to it was lost otherwise: images of other tools have no
@@ -120,19 +122,23 @@ public final class RestoreContext {
       if let fifo = entry.fifo { named.insert(fifo.regfId ?? fifo.id) }
       if let path = entry.tty?.regfId { named.insert(path) }
     }
-    guard let lost = files.values.first(where: { users[$0.id] == nil && !named.contains($0.id) }) else { return }
+    guard let lost = zip(files.values, users).first(where: { $1 == 0 && !named.contains($0.id) })?.0 else { return }
     throw Failure(
       "files.img: nobody refers to file \(lost.id), so that a list of those who do is not whole (fdinfo-, fs-, mm-)",
       advice: "The images are damaged or incomplete; dump again.")
   }
 
   /// Whether one descriptor refers to a description, or one mapping, and nothing else in the tree.
-  func hasOneUser(_ id: UInt32) -> Bool { users[id] == 1 }
+  func hasOneUser(_ id: UInt32) -> Bool { files.place(of: id).map { users[$0] == 1 } ?? false }
 
   /// The entry of a description, or the complaint that it is missing.
   public func entry(_ id: UInt32, for user: @autoclosure () -> String) throws(Failure) -> FileEntry {
-    guard let entry = files[id] else { throw Failure("\(user()): file \(id) is not in files.img") }
-    return entry
+    files.values[try place(of: id, for: user())]
+  }
+
+  private func place(of id: UInt32, for user: @autoclosure () -> String) throws(Failure) -> Int {
+    guard let place = files.place(of: id) else { throw Failure("\(user()): file \(id) is not in files.img") }
+    return place
   }
 
   /// The kind of an entry.
@@ -144,17 +150,30 @@ public final class RestoreContext {
     return kind
   }
 
-  static func kind(of type: FdTypes) -> (any FileKind.Type)? { kinds[type.rawValue] }
+  static func kind(of type: FdTypes) -> (any FileKind.Type)? {
+    let number = Int(type.rawValue)
+    return kinds.indices.contains(number) ? kinds[number] : nil
+  }
 
-  private static let kinds = Dictionary(
-    fileKinds.map { ($0.type.rawValue, $0) }, uniquingKeysWith: { first, _ in first })
+  /// By the numbers of their types.
+  private static let kinds: [(any FileKind.Type)?] = {
+    var kinds: [(any FileKind.Type)?] = []
+    for kind in fileKinds {
+      let number = Int(kind.type.rawValue)
+      while kinds.count <= number { kinds.append(nil) }
+      kinds[number] = kind
+    }
+    return kinds
+  }()
 
   /// Whether all files of a task can be made before the others of the tree exist.
   public func needsNobody(_ task: RestoredTask) -> Bool {
     func needsNobody(_ id: UInt32) -> Bool {
-      if let known = independent[id] { return known }
-      let isIndependent = files[id].map { entry in Self.kind(of: entry.type)?.needsNobody(entry, self) ?? false } ?? false
-      independent[id] = isIndependent
+      guard let place = files.place(of: id) else { return false }
+      if let known = independent[place] { return known }
+      let entry = files.values[place]
+      let isIndependent = Self.kind(of: entry.type)?.needsNobody(entry, self) ?? false
+      independent[place] = isIndependent
       return isIndependent
     }
     guard needsNobody(task.memory.exeFileId), let fs = task.fs, needsNobody(fs.cwdId), needsNobody(fs.rootId) else { return false }
@@ -163,11 +182,12 @@ public final class RestoreContext {
 
   /// A descriptor, in this process, of the description with this ID; made if it is asked for the first time.
   public func descriptor(_ id: UInt32, for user: @autoclosure () -> String) throws(Failure) -> Int32 {
-    if let fd = opened[id] { return fd }
-    var entry = try entry(id, for: user())
+    let place = try place(of: id, for: user())
+    if opened[place] >= 0 { return opened[place] }
+    var entry = files.values[place]
     if !tracerNumbers.isEmpty { entry.mapOwner { tracerNumbers[$0] ?? 0 } }
     let fd = try kind(of: entry).open(entry, self).release()
-    opened[id] = fd
+    opened[place] = fd
     return fd
   }
 
@@ -201,21 +221,33 @@ public final class RestoreContext {
 /// a short restore spends its time on.
 public struct RecordedFiles {
   public private(set) var values: [FileEntry]
-  private var places: [UInt32: Int]
+  /// Where each ID's entry is, if the IDs are small, as those that writers count out are; -1: nowhere.
+  private var list: [Int32] = []
+  /// The same, if they are not.
+  private var places: [UInt32: Int] = [:]
 
   init(_ entries: [FileEntry]) throws(Failure) {
-    places = Dictionary(minimumCapacity: entries.count)
+    values = entries
+    let isDense = entries.allSatisfy { $0.id < 4 * entries.count + 64 }
+    if isDense { list = Array(repeating: -1, count: 4 * entries.count + 64) }
     for (place, entry) in entries.enumerated() {
-      guard places.updateValue(place, forKey: entry.id) == nil else {
+      guard self.place(of: entry.id) == nil else {
         throw Failure("files.img: two entries have the ID \(entry.id)")
       }
+      if isDense { list[Int(entry.id)] = Int32(place) } else { places[entry.id] = place }
     }
-    values = entries
+  }
+
+  /// Where an entry is among the values.
+  func place(of id: UInt32) -> Int? {
+    if list.isEmpty { return places[id] }
+    guard list.indices.contains(Int(id)), list[Int(id)] >= 0 else { return nil }
+    return Int(list[Int(id)])
   }
 
   public internal(set) subscript(id: UInt32) -> FileEntry? {
-    get { places[id].map { values[$0] } }
-    set { if let place = places[id], let newValue { values[place] = newValue } }
+    get { place(of: id).map { values[$0] } }
+    set { if let place = place(of: id), let newValue { values[place] = newValue } }
   }
 }
 
