@@ -39,7 +39,7 @@ struct Collector {
       if task.hasManyThreads {
         try collectCrowd(task, inquiry.process, companion, write)
       } else {
-        try collectFromOutside(task.threads[...])
+        for thread in task.threads { try collectFromOutside(thread) }
         try inquiry.process.enter(task.threads.indices)
       }
     }
@@ -63,7 +63,7 @@ struct Collector {
     func compose() throws(Failure) {
       try process.share(deadManSwitch)
       guard !task.hasManyThreads, let area = process.area else { return }
-      questions = try Questions(task.threads[...], area.slots[...])
+      questions = try Questions(task.threads, area.slots)
     }
 
     func conclude() throws(Failure) {
@@ -86,55 +86,86 @@ struct Collector {
   private static let portion = 128
 
   /// While the tracer asks some threads of a process, the companion composes the questions to those behind; both write those before.
-  /// What is known of them never has to be held at once.
+  /// What is known of them never has to be held at once. Those that have nothing of their own but what the kernel's list tells are not
+  /// asked, and never leave the stop that they were found in.
   private mutating func collectCrowd(
     _ task: DumpedTask, _ process: TracedProcess, _ companion: Companion, _ write: @escaping WriteThread
   ) throws(Failure) {
     guard let slots = process.area?.slots else { return }
-    let all = task.threads.indices
-    func range(_ start: Int) -> Range<Int> { (start..<start + Self.portion).clamped(to: all) }
-    var next: Questions? = try Questions(task.threads[range(0)], slots[range(0)])
-    var answered: Answers?
-    for start in stride(from: 0, to: all.count, by: Self.portion) {
-      let (current, before) = (next, answered)
+    let (asked, others) = ThreadModel.divide(task.threads)
+    let places = asked.map(\.place)
+    func questions(_ start: Int) throws(Failure) -> Questions {
+      let part = places[(start..<start + Self.portion).clamped(to: places.indices)]
+      return try Questions(part.map { task.threads[$0] }, part.map { slots[$0] })
+    }
+    var next: Questions? = try questions(0)
+    var before: Portion?
+    for start in stride(from: 0, to: asked.count, by: Self.portion) {
+      let (current, last) = (next, before)
+      let part = (start..<start + Self.portion).clamped(to: asked.indices)
       try companion.share(
         { () throws(Failure) in
-          try collectFromOutside(task.threads[range(start)])
-          try process.enter(range(start))
-          try before?.take()
+          for place in places[part] { try collectFromOutside(task.threads[place]) }
+          try process.enter(places[part])
+          try last?.take()
           try process.waitAll()
         },
         { () throws(Failure) in
-          let behind = range(start + Self.portion)
-          next = try Questions(task.threads[behind], slots[behind])
-          try before?.take()
+          next = try questions(start + Self.portion)
+          try last?.take()
         })
-      answered = current.map { Answers($0, task, write) }
+      before = current.map { questions in
+        Portion(questions.threads, task, write) { (i) throws(Failure) in
+          try questions.takeAnswer(i, of: task)
+          asked[part.lowerBound + i].model?.take(questions.threads[i].core)
+        }
+      }
       process.area?.forgetSome()
     }
-    try companion.share({ () throws(Failure) in try answered?.take() }, { () throws(Failure) in try answered?.take() })
+    // Whom others are like has answered.
+    try companion.share({ [before] () throws(Failure) in try before?.take() }, { [before] () throws(Failure) in try before?.take() })
+    before = nil
+    for start in stride(from: 0, to: others.count, by: Self.portion) {
+      let last = before
+      let part = others[(start..<start + Self.portion).clamped(to: others.indices)]
+      try companion.share(
+        { () throws(Failure) in
+          for (place, _) in part { try collectFromOutside(task.threads[place]) }
+          try last?.take()
+        },
+        { () throws(Failure) in try last?.take() })
+      before = Portion(part.map { task.threads[$0.place] }, task, write) { (i) throws(Failure) in
+        part[part.startIndex + i].model.complete(task.threads[part[part.startIndex + i].place])
+      }
+    }
+    try companion.share({ [before] () throws(Failure) in try before?.take() }, { [before] () throws(Failure) in try before?.take() })
   }
 
-  /// Threads of a process with many that have answered: whoever has time takes what one says, writes and forgets it.
-  private final class Answers {
-    private let questions: Questions
+  /// Threads of a process with many of which everything can be known: whoever has time completes, writes and forgets one.
+  private final class Portion {
+    private let threads: [DumpedThread]
     private let task: DumpedTask
     private let write: WriteThread
+    private let complete: (Int) throws(Failure) -> Void
     private let turns: Turns
 
-    init(_ questions: Questions, _ task: DumpedTask, _ write: @escaping WriteThread) {
-      self.questions = questions
+    init(
+      _ threads: [DumpedThread], _ task: DumpedTask, _ write: @escaping WriteThread,
+      _ complete: @escaping (Int) throws(Failure) -> Void
+    ) {
+      self.threads = threads
       self.task = task
       self.write = write
-      turns = Turns(questions.threads.count)
+      self.complete = complete
+      turns = Turns(threads.count)
     }
 
     /// Takes those that nobody has begun with.
     func take() throws(Failure) {
       var buffer = ImageBuffer()
       while let turn = turns.next() {
-        try questions.takeAnswer(turn, of: task)
-        let thread = questions.threads[questions.threads.startIndex + turn]
+        try complete(turn)
+        let thread = threads[turn]
         if thread.isLeader { continue }
         try write(task, thread, &buffer)
         thread.core = CoreEntry()
@@ -144,36 +175,34 @@ struct Collector {
 
   // MARK: From outside
 
-  private mutating func collectFromOutside(_ threads: ArraySlice<DumpedThread>) throws(Failure) {
-    for thread in threads {
-      var core = CoreEntry()
-      core.mtype = .x86_64
-      core.threadInfo = try CPUState.record(thread.traced)
-      core.threadCore = ThreadCoreEntry()
-      core.threadCore?.blkSigset = thread.traced.signalMask
-      core.threadCore?.signalsP = try PendingSignals.record(thread.traced, thread.noted, shared: false)
-      core.threadCore?.rseqEntry = try RestartableSequences.record(thread.traced, thread.noted)
-      if thread.isLeader {
-        core.tc = TaskCoreEntry()
-        core.tc?.blkSigset = thread.traced.signalMask
-        core.tc?.signalsS = try PendingSignals.record(thread.traced, shared: true)
-      }
-      try seccomp.record(thread, into: &core)
-      thread.core = core
+  private mutating func collectFromOutside(_ thread: DumpedThread) throws(Failure) {
+    var core = CoreEntry()
+    core.mtype = .x86_64
+    core.threadInfo = try CPUState.record(thread.traced)
+    core.threadCore = ThreadCoreEntry()
+    core.threadCore?.blkSigset = thread.traced.signalMask
+    core.threadCore?.signalsP = try PendingSignals.record(thread.traced, thread.noted, shared: false)
+    core.threadCore?.rseqEntry = try RestartableSequences.record(thread.traced, thread.noted)
+    if thread.isLeader {
+      core.tc = TaskCoreEntry()
+      core.tc?.blkSigset = thread.traced.signalMask
+      core.tc?.signalsS = try PendingSignals.record(thread.traced, shared: true)
     }
+    try seccomp.record(thread, into: &core)
+    thread.core = core
   }
 
   // MARK: From inside
 
   /// What is asked of threads of a task, until the answers are there.
   private struct Questions {
-    let threads: ArraySlice<DumpedThread>
-    private let slots: ArraySlice<Slot>
+    let threads: [DumpedThread]
+    private let slots: [Slot]
     private var states: [[any TaskState]] = []
     private var programs: [SyscallProgram] = []
 
     /// Loads a program for each thread into its slot.
-    init(_ threads: ArraySlice<DumpedThread>, _ slots: ArraySlice<Slot>) throws(Failure) {
+    init(_ threads: [DumpedThread], _ slots: [Slot]) throws(Failure) {
       self.threads = threads
       self.slots = slots
       states.reserveCapacity(threads.count)
@@ -197,7 +226,7 @@ struct Collector {
 
     /// Takes what the `i`-th thread says.
     func takeAnswer(_ i: Int, of task: DumpedTask) throws(Failure) {
-      let (thread, slot) = (threads[threads.startIndex + i], slots[slots.startIndex + i])
+      let (thread, slot) = (threads[i], slots[i])
       try slot.check(programs[i], task: "\(task.description), thread \(thread.traced.tid)")
       for state in states[i] { try state.record(from: slot, of: thread, into: &thread.core) }
     }

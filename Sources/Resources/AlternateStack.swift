@@ -26,6 +26,16 @@ public struct AlternateStack: TaskState {
     core.thread.sas = entry
   }
 
+  /// As sigaltstack(2) would tell it (kernel/signal.c: do_sigaltstack).
+  static func entry(_ noted: KernelThread) -> ThreadSasEntry {
+    let (address, size, flags) = noted.alternateStack
+    var entry = ThreadSasEntry()
+    entry.ssSp = address
+    entry.ssSize = size
+    entry.ssFlags = (size == 0 ? 2 /* SS_DISABLE */ : 0) | flags & 1 << 31 /* SS_AUTODISARM */
+    return entry
+  }
+
   public static func restore(_ thread: RestoredThread, _ program: inout SyscallProgram) {
     guard let entry = thread.core.thread.sas else { return }
     let value: KernelStack = (entry.ssSp, entry.ssFlags & ~onStack, 0, entry.ssSize)

@@ -16,6 +16,17 @@ public struct Scheduling: TaskState {
   static let maskBytes = 128
   private static let deadlinePolicy: UInt32 = 6
 
+  /// What others see of it too: struct sched_attr and the affinity of a thread. `nil` if they do not.
+  static func seen(of tid: Int32) -> [UInt64]? {
+    var words = [UInt64](repeating: 0, count: (attributesSize + maskBytes) / 8)
+    let isSeen = words.withUnsafeMutableBytes { bytes in
+      let address = Int(bitPattern: bytes.baseAddress)
+      return cl_syscall(Int(__NR_sched_getattr), Int(tid), address, attributesSize, 0, 0, 0) == 0
+        && cl_syscall(Int(__NR_sched_getaffinity), Int(tid), maskBytes, address + attributesSize, 0, 0, 0) >= 0
+    }
+    return isSeen ? words : nil
+  }
+
   private let attributes: SyscallProgram.Buffer
   private let nice: SyscallProgram.Call
   private let affinity: SyscallProgram.Buffer

@@ -18,8 +18,8 @@ public final class TracedProcess {
   private let vdso: UInt64
   private let syscallInstruction: UInt64
   private var foothold: Foothold?
-  /// Threads whose executor was started.
-  private var entered = 0
+  /// Places of the threads whose executors were started.
+  private var entered: [Int] = []
 
   /// `vdso` is where the process has its vDSO mapped.
   public init(pid: Int32, threads: [TracedThread], vdso: UInt64) throws(Failure) {
@@ -108,14 +108,15 @@ public final class TracedProcess {
   /// The last part, the tracer's: what is executed in the area hears of its death.
   public func watch() { area?.watch(each: true) }
 
-  /// Has these threads run the programs that are loaded in their slots, then park. Those before them have entered.
-  public func enter(_ range: Range<Int>) throws(Failure) {
+  /// Has the threads at these places run the programs that are loaded in their slots, then park.
+  public func enter(_ places: some Sequence<Int>) throws(Failure) {
     guard let area else { return }
-    for (thread, slot) in zip(threads[range], area.slots[range]) {
+    for place in places {
+      let thread = threads[place]
       try about("task \(pid): starting the executor of thread \(thread.tid)") { () throws(Errno) in
-        try thread.enter(area, slot)
+        try thread.enter(area, area.slots[place])
       }
-      entered += 1
+      entered.append(place)
     }
   }
 
@@ -206,9 +207,9 @@ public final class TracedProcess {
   public func close() {
     if isOpening { try? awaitMapping() }
     // An error here says that the thread was killed meanwhile.
-    for thread in threads.prefix(entered) { try? thread.recall() }
-    for thread in threads.prefix(entered) { try? thread.awaitRecall() }
-    entered = 0
+    for place in entered { try? threads[place].recall() }
+    for place in entered { try? threads[place].awaitRecall() }
+    entered = []
     // Nobody is in the area any more when the switch lets go of it.
     // Heirs go before those who would tell them of the tracer's end.
     for thread in threads.reversed() { try? thread.goHome() }

@@ -162,6 +162,9 @@ struct BTF {
     return nil
   }
 
+  /// Where a member begins, in bytes, whatever it is.
+  mutating func offset(of name: String, in structure: UInt32) -> Int? { member(name, of: structure)?.offset }
+
   /// Where a member begins, in bytes; also that of a structure or union without a name inside.
   private mutating func member(_ name: String, of holder: UInt32) -> (offset: Int, type: UInt32)? {
     guard let kind = kind(holder), kind == .structure || kind == .union else { return nil }

@@ -8,6 +8,8 @@ struct IteratorProgram {
   enum Field {
     /// What a path of members leads to, from the object on; of several paths the first that this kernel has.
     case member([[String]])
+    /// Eight bytes of an array of bytes, from this offset on.
+    case bytes(of: String, offset: Int)
     /// The object's address, which identifies it.
     case address
     /// Another argument of the iterator: so many bytes at this offset of its context.
@@ -40,6 +42,9 @@ struct IteratorProgram {
         for path in paths where access == nil { access = types.access(path, in: structure) }
         guard let access else { return nil }
         append(access, from: .r7)
+      case .bytes(let name, let offset):
+        guard let start = types.offset(of: name, in: structure) else { return nil }
+        code.append(Self.load(.r1, from: .r7, start + offset, size: 8))
       case .address: code.append(Self.move(.r1, from: .r7))
       case .argument(let offset, let size): code.append(Self.load(.r1, from: .r6, offset, size: size))
       case .closesOnExec(let task, let number):

@@ -11,16 +11,37 @@ public struct KernelThread: Sendable {
     (words[3], UInt32(truncatingIfNeeded: words[4]), UInt32(truncatingIfNeeded: words[5]))
   }
 
-  /// The TID, and the level of its PID namespace; what is its own; and from ``common`` on what threads may have in common: credentials,
-  /// namespaces, descriptors, directories, seccomp, no_new_privs and its like, and whether it handles system calls itself.
+  /// What it has the kernel clear at its exit (man 2 set_tid_address), and its robust futex list (man 2 set_robust_list).
+  public var clearTID: UInt64 { words[6] }
+  public var robustList: UInt64 { words[7] }
+  /// Its alternate signal stack, with the flags that were asked for (man 2 sigaltstack).
+  public var alternateStack: (address: UInt64, size: UInt64, flags: UInt32) {
+    (words[8], words[9], UInt32(truncatingIfNeeded: words[10]))
+  }
+  /// At most 15 bytes.
+  public var name: [UInt8] { withUnsafeBytes(of: (words[11], words[12])) { Array($0.prefix { $0 != 0 }) } }
+
+  /// Whether it has whatever else of its own as another thread, but where and how it is scheduled, of which this is a part only. Flags
+  /// that come and go count too.
+  public func isLike(_ other: KernelThread) -> Bool { words[Self.state...] == other.words[Self.state...] }
+
+  /// The TID, and the level of its PID namespace; what is its own; from ``state`` on what can be asked of one that has the same; and from
+  /// ``common`` on what threads may have in common: credentials, namespaces, descriptors, directories, seccomp, no_new_privs and its like,
+  /// and whether it handles system calls itself.
   fileprivate static let fields: [IteratorProgram.Field] = [
     .member("pid"), .member("thread_pid", "level"), .member("pending", "signal", "sig"),
     .member([["rseq", "usrptr"], ["rseq"]]), .member([["rseq", "len"], ["rseq_len"]]), .member([["rseq", "sig"], ["rseq_sig"]]),
+    .member("clear_child_tid"), .member("robust_list"),
+    .member("sas_ss_sp"), .member("sas_ss_size"), .member("sas_ss_flags"),
+    .bytes(of: "comm", offset: 0), .bytes(of: "comm", offset: 8),
+    .member("flags"), .member("thread_info", "flags"), .member("policy"), .member("static_prio"), .member("rt_priority"),
+    .member("timer_slack_ns"), .member("pdeath_signal"), .member("io_context"),
     .member("real_cred"), .member("cred"), .member("nsproxy"), .member("files"), .member("fs"), .member("seccomp", "mode"),
     .member("seccomp", "filter"), .member("atomic_flags"), .member("thread_info", "syscall_work"),
     .member("syscall_dispatch", "selector"), .member("syscall_dispatch", "offset"), .member("syscall_dispatch", "len"),
   ]
-  fileprivate static let common = 6
+  fileprivate static let state = 13
+  fileprivate static let common = 21
 }
 
 /// The threads of a process: which of them have nothing of their own where they may have the same.

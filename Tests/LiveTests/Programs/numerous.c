@@ -1,7 +1,10 @@
 // So many mappings, descriptors and threads that they are not looked at one by one: each kind of each among them, and every one is found
 // as it was. Of the threads some have something of their own.
 #include "check.h"
+#include <sched.h>
+#include <sys/resource.h>
 #include <linux/filter.h>
+#include <linux/futex.h>
 #include <linux/seccomp.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -135,6 +138,78 @@ static void check_descriptors(void) {
 static int ready;
 static char states[THREADS][1024];
 
+// What a thread has of its own, or may have, besides rights.
+struct own {
+  char name[16];
+  stack_t stack;
+  struct robust_list_head *list;
+  size_t length;
+  int *clears;
+  unsigned long slack;
+  int death, machine_checks, counter, policy, nice, io;
+  cpu_set_t processors;
+};
+static struct own owns[THREADS];
+static int processors;
+
+static void give_own(long i) {
+  char name[16];
+  snprintf(name, sizeof name, i % 7 == 0 ? "x" : "thread number %ld", i);
+  if (i % 5) MUST(prctl(PR_SET_NAME, name));
+  stack_t stack = {.ss_sp = malloc(SIGSTKSZ), .ss_size = SIGSTKSZ, .ss_flags = i % 6 ? 0 : (int)(1u << 31) /* SS_AUTODISARM */};
+  if (i % 3) MUST(sigaltstack(&stack, NULL));
+  if (i == 99) stack.ss_flags = SS_DISABLE, MUST(sigaltstack(&stack, NULL));
+  if (i % 40 == 4) MUST(syscall(SYS_set_robust_list, NULL, sizeof(struct robust_list_head)));
+  if (i % 40 == 5) MUST(syscall(SYS_set_tid_address, NULL));
+  if (i % 40 == 6) MUST(prctl(PR_SET_TIMERSLACK, 70000 + i));
+  // Ignored: who restores and detaches is the parent, and ends.
+  if (i == 60) MUST(prctl(PR_SET_PDEATHSIG, SIGIO));
+  // Where the kernel cannot be asked for it, nothing has changed afterwards, either.
+  if (i == 61) prctl(PR_MCE_KILL, PR_MCE_KILL_SET, PR_MCE_KILL_EARLY, 0, 0);
+  struct sched_param none = {0};
+  if (i == 62) prctl(PR_SET_TSC, PR_TSC_SIGSEGV, 0, 0, 0);
+  if (i == 63) MUST(syscall(SYS_sched_setscheduler, 0, SCHED_BATCH, &none));
+  if (i == 64) MUST(syscall(SYS_sched_setscheduler, 0, SCHED_OTHER | 0x40000000 /* SCHED_RESET_ON_FORK */, &none));
+  if (i == 65) MUST(setpriority(PRIO_PROCESS, 0, 7));
+  if (i == 66) MUST(syscall(SYS_ioprio_set, 1, 0, 2 << 13 | 3));
+  if (i == 67) {
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(processors - 1, &one);
+    MUST(sched_setaffinity(0, sizeof one, &one));
+  }
+}
+
+static void read_own(struct own *own) {
+  memset(own, 0, sizeof *own);
+  MUST(prctl(PR_GET_NAME, own->name));
+  MUST(sigaltstack(NULL, &own->stack));
+  MUST(syscall(SYS_get_robust_list, 0, &own->list, &own->length));
+  MUST(prctl(PR_GET_TID_ADDRESS, &own->clears));
+  own->slack = MUST(prctl(PR_GET_TIMERSLACK));
+  MUST(prctl(PR_GET_PDEATHSIG, &own->death));
+  own->machine_checks = prctl(PR_MCE_KILL_GET, 0, 0, 0, 0);
+  prctl(PR_GET_TSC, &own->counter);
+  own->policy = MUST(syscall(SYS_sched_getscheduler, 0));
+  own->nice = getpriority(PRIO_PROCESS, 0);
+  own->io = MUST(syscall(SYS_ioprio_get, 1, 0));
+  MUST(sched_getaffinity(0, sizeof own->processors, &own->processors));
+}
+
+static void check_own(long i) {
+  struct own now, *then = &owns[i];
+  read_own(&now);
+  CHECK(!strcmp(now.name, then->name), "thread %ld is called '%s', not '%s'", i, now.name, then->name);
+  int same_stack = now.stack.ss_sp == then->stack.ss_sp && now.stack.ss_size == then->stack.ss_size && now.stack.ss_flags == then->stack.ss_flags;
+  CHECK(same_stack, "thread %ld: its alternate stack has flags %x, not %x", i, now.stack.ss_flags, then->stack.ss_flags);
+  CHECK(now.list == then->list && now.length == then->length, "thread %ld: its robust list", i);
+  CHECK(now.clears == then->clears, "thread %ld: what is cleared at its exit", i);
+  CHECK(now.slack == then->slack && now.death == then->death, "thread %ld: its timer slack or death signal", i);
+  CHECK(now.machine_checks == then->machine_checks && now.counter == then->counter, "thread %ld: machine checks or time stamps", i);
+  CHECK(now.policy == then->policy && now.nice == then->nice && now.io == then->io, "thread %ld: its scheduling", i);
+  CHECK(CPU_EQUAL(&now.processors, &then->processors), "thread %ld: its processors", i);
+}
+
 // What the kernel says of the calling thread's rights.
 static void own_state(char *text, size_t size) {
   FILE *status = fopen("/proc/thread-self/status", "r");
@@ -161,12 +236,15 @@ static void *thread(void *argument) {
     MUST(syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter));
   }
   if (i == 53) MUST(syscall(SYS_setresuid, -1, 4321, -1));
+  give_own(i);
   own_state(states[i], sizeof states[i]);
+  read_own(&owns[i]);
   __atomic_add_fetch(&ready, 1, __ATOMIC_SEQ_CST);
   await("check");
   char now[1024];
   own_state(now, sizeof now);
   CHECK(!strcmp(now, states[i]), "thread %ld:\n%snot\n%s", i, now, states[i]);
+  check_own(i);
   __atomic_add_fetch(&ready, 1, __ATOMIC_SEQ_CST);
   for (;;) pause();
   return NULL;
@@ -178,6 +256,7 @@ int main(int argc, char **argv) {
   signal(SIGIO, SIG_IGN);
   make_mappings();
   make_descriptors();
+  processors = sysconf(_SC_NPROCESSORS_ONLN);
   pthread_attr_t small;
   pthread_attr_init(&small);
   pthread_attr_setstacksize(&small, 65536);
