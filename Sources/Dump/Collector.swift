@@ -29,7 +29,7 @@ struct Collector {
   mutating func collect(_ tasks: [DumpedTask], _ companion: Companion, _ write: @escaping WriteThread) throws(Failure) {
     let inquiries = tasks.compactMap { Inquiry($0, deadManSwitch) }
     // Each of these lets all tasks run before it waits for the first.
-    for inquiry in inquiries { try inquiry.process.beginOpen(calls: inquiry.task.descriptors.count, copy: dump.options.snapshot) }
+    for inquiry in inquiries { try inquiry.beginOpen(dump.options) }
     for inquiry in inquiries { try inquiry.process.advanceOpen() }
     for inquiry in inquiries { try inquiry.process.awaitOpen() }
     try companion.shareEach(of: inquiries) { (inquiry) throws(Failure) in try inquiry.compose() }
@@ -37,7 +37,7 @@ struct Collector {
       inquiry.process.watch()
       let task = inquiry.task
       if task.hasManyThreads {
-        try collectCrowd(task, inquiry.process, companion, write)
+        try collectCrowd(task, inquiry, companion, write)
       } else {
         for thread in task.threads { try collectFromOutside(thread) }
         try inquiry.process.enter(task.threads.indices)
@@ -50,6 +50,9 @@ struct Collector {
   private final class Inquiry {
     let task: DumpedTask
     let process: TracedProcess
+    /// Who of very many threads is asked, and who is like one of those.
+    private(set) var asked: [(place: Int, model: ThreadModel?)] = []
+    private(set) var others: [(place: Int, model: ThreadModel)] = []
     private let deadManSwitch: DeadManSwitch
     private var questions: Questions?
 
@@ -58,6 +61,12 @@ struct Collector {
       self.task = task
       self.process = process
       self.deadManSwitch = deadManSwitch
+      if task.hasManyThreads { (asked, others) = ThreadModel.divide(task.threads) }
+    }
+
+    func beginOpen(_ options: DumpOptions) throws(Failure) {
+      try process.beginOpen(
+        calls: task.descriptors.count, copy: options.snapshot, for: task.hasManyThreads ? asked.map(\.place) : nil)
     }
 
     func compose() throws(Failure) {
@@ -89,14 +98,13 @@ struct Collector {
   /// What is known of them never has to be held at once. Those that have nothing of their own but what the kernel's list tells are not
   /// asked, and never leave the stop that they were found in.
   private mutating func collectCrowd(
-    _ task: DumpedTask, _ process: TracedProcess, _ companion: Companion, _ write: @escaping WriteThread
+    _ task: DumpedTask, _ inquiry: Inquiry, _ companion: Companion, _ write: @escaping WriteThread
   ) throws(Failure) {
+    let (process, asked, others) = (inquiry.process, inquiry.asked, inquiry.others)
     guard let slots = process.area?.slots else { return }
-    let (asked, others) = ThreadModel.divide(task.threads)
-    let places = asked.map(\.place)
     func questions(_ start: Int) throws(Failure) -> Questions {
-      let part = places[(start..<start + Self.portion).clamped(to: places.indices)]
-      return try Questions(part.map { task.threads[$0] }, part.map { slots[$0] })
+      let part = (start..<start + Self.portion).clamped(to: asked.indices)
+      return try Questions(asked[part].map { task.threads[$0.place] }, Array(slots[part]))
     }
     var next: Questions? = try questions(0)
     var before: Portion?
@@ -105,8 +113,8 @@ struct Collector {
       let part = (start..<start + Self.portion).clamped(to: asked.indices)
       try companion.share(
         { () throws(Failure) in
-          for place in places[part] { try collectFromOutside(task.threads[place]) }
-          try process.enter(places[part])
+          for (place, _) in asked[part] { try collectFromOutside(task.threads[place]) }
+          try process.enter(part)
           try last?.take()
           try process.waitAll()
         },
@@ -135,7 +143,7 @@ struct Collector {
         },
         { () throws(Failure) in try last?.take() })
       before = Portion(part.map { task.threads[$0.place] }, task, write) { (i) throws(Failure) in
-        part[part.startIndex + i].model.complete(task.threads[part[part.startIndex + i].place])
+        try part[part.startIndex + i].model.complete(task.threads[part[part.startIndex + i].place])
       }
     }
     try companion.share({ [before] () throws(Failure) in try before?.take() }, { [before] () throws(Failure) in try before?.take() })
@@ -181,7 +189,7 @@ struct Collector {
     core.threadInfo = try CPUState.record(thread.traced)
     core.threadCore = ThreadCoreEntry()
     core.threadCore?.blkSigset = thread.traced.signalMask
-    core.threadCore?.signalsP = try PendingSignals.record(thread.traced, thread.noted, shared: false)
+    core.threadCore?.signalsP = try PendingSignals.record(thread.traced, shared: false)
     core.threadCore?.rseqEntry = try RestartableSequences.record(thread.traced, thread.noted)
     if thread.isLeader {
       core.tc = TaskCoreEntry()

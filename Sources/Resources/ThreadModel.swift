@@ -45,8 +45,10 @@ public final class ThreadModel {
   public func take(_ core: borrowing CoreEntry) { answer = core.threadCore }
 
   /// Adds what a thread like it would have said to what was found out about that from outside.
-  public func complete(_ thread: DumpedThread) {
-    guard var core = answer, let noted = thread.noted else { return }
+  public func complete(_ thread: DumpedThread) throws(Failure) {
+    guard var core = answer, let noted = thread.noted else {
+      throw Failure("thread \(thread.traced.tid): the one that was asked for it too has not answered")
+    }
     let own = thread.core.thread
     core.blkSigset = own.blkSigset
     core.signalsP = own.signalsP

@@ -109,8 +109,11 @@ struct Rebuilding {
         for kind in processStates { try kind.restore(thread, &sequence.current) }
       }
       for kind in threadStates { try kind.restore(thread, &sequence.current) }
-      try PendingSignals.restore(thread, &sequence.current)
-      if task.threads.count == 1 { finish(task, &sequence.current) }
+      try PendingSignals.restore(thread, &sequence)
+      if task.threads.count == 1 {
+        sequence.makeRoom(calls: 2)
+        finish(task, &sequence.current)
+      }
       return (thread.isLeader ? task.description : "\(task.description), thread \(thread.tid)", sequence)
     }
   }

@@ -18,8 +18,10 @@ public final class TracedProcess {
   private let vdso: UInt64
   private let syscallInstruction: UInt64
   private var foothold: Foothold?
-  /// Places of the threads whose executors were started.
-  private var entered: [Int] = []
+  /// Places of the threads that have a slot, in the order of these: the leader first.
+  private var visitors: [Int] = []
+  /// How many of these have had their executors started.
+  private var entered = 0
 
   /// `vdso` is where the process has its vDSO mapped.
   public init(pid: Int32, threads: [TracedThread], vdso: UInt64) throws(Failure) {
@@ -48,9 +50,11 @@ public final class TracedProcess {
   }
 
   /// The first part of ``open(_:calls:)``, which many processes can go through at the same time: begin all, advance all, await all.
-  /// With `copy` there is room for a ``TaskCopy``'s executor.
-  public func beginOpen(calls: Int = 0, copy: Bool = false) throws(Failure) {
-    sizes = threads.indices.map { $0 == 0 ? Self.leaderSlot + Slot.bytes(calls: calls) : Self.threadSlot }
+  /// With `copy` there is room for a ``TaskCopy``'s executor. The threads at the `places` get a slot, the leader among them; all, if
+  /// these are not given. Nobody else may: who has no executor tells no other of the tracer's death.
+  public func beginOpen(calls: Int = 0, copy: Bool = false, for places: [Int]? = nil) throws(Failure) {
+    visitors = places ?? Array(threads.indices)
+    sizes = visitors.map { $0 == 0 ? Self.leaderSlot + Slot.bytes(calls: calls) : Self.threadSlot }
     hasCopySlot = copy
     if copy { sizes.append(Self.copySlot) }
     let size = ExecutorArea.size(slots: sizes)
@@ -108,15 +112,15 @@ public final class TracedProcess {
   /// The last part, the tracer's: what is executed in the area hears of its death.
   public func watch() { area?.watch(each: true) }
 
-  /// Has the threads at these places run the programs that are loaded in their slots, then park.
-  public func enter(_ places: some Sequence<Int>) throws(Failure) {
+  /// Has the threads of these slots run the programs that are loaded there, then park. Those before them have entered.
+  public func enter(_ range: Range<Int>) throws(Failure) {
     guard let area else { return }
-    for place in places {
-      let thread = threads[place]
+    for index in range {
+      let thread = threads[visitors[index]]
       try about("task \(pid): starting the executor of thread \(thread.tid)") { () throws(Errno) in
-        try thread.enter(area, area.slots[place])
+        try thread.enter(area, area.slots[index])
       }
-      entered.append(place)
+      entered += 1
     }
   }
 
@@ -207,9 +211,9 @@ public final class TracedProcess {
   public func close() {
     if isOpening { try? awaitMapping() }
     // An error here says that the thread was killed meanwhile.
-    for place in entered { try? threads[place].recall() }
-    for place in entered { try? threads[place].awaitRecall() }
-    entered = []
+    for place in visitors.prefix(entered) { try? threads[place].recall() }
+    for place in visitors.prefix(entered) { try? threads[place].awaitRecall() }
+    entered = 0
     // Nobody is in the area any more when the switch lets go of it.
     // Heirs go before those who would tell them of the tracer's end.
     for thread in threads.reversed() { try? thread.goHome() }

@@ -98,38 +98,43 @@ struct IteratorTests {
     let threads = [false, false, true].map { Resting(alone: $0) }
     defer { for thread in threads { thread.end() } }
     let known = try #require(KernelThreads(of: getpid()))
-    #expect(known.thread(threads[0].tid, like: threads[1].tid)?.hasPendingSignals == false)
+    #expect(known.thread(threads[0].tid, like: threads[1].tid) != nil)
     #expect(known.thread(threads[0].tid, like: getpid()) != nil)
     #expect(known.thread(threads[0].tid, like: threads[2].tid) == nil)
     #expect(known.thread(threads[0].tid, like: 0) == nil)
   }
 
-  /// What a thread has for itself: glibc registers a restartable sequence for each.
+  /// What a thread has for itself: glibc registers a restartable sequence and a robust list for each, and has its TID cleared.
   @Test func threadsHaveWhatTheyHaveForThemselves() throws {
-    let threads = [false, true].map { Resting(alone: false, pending: $0) }
+    let threads = [Resting(alone: false), Resting(alone: false, name: "fifteen letters"), Resting(alone: false, slack: 77_777)]
     defer { for thread in threads { thread.end() } }
     let known = try #require(KernelThreads(of: getpid()))
-    let (first, second) = (
-      try #require(known.thread(threads[0].tid, like: getpid())), try #require(known.thread(threads[1].tid, like: getpid()))
-    )
-    #expect(!first.hasPendingSignals && second.hasPendingSignals)
+    let noted = try threads.map { try #require(known.thread($0.tid, like: getpid())) }
+    let (first, second) = (noted[0], noted[1])
     #expect(first.rseq.address != 0 && first.rseq.address != second.rseq.address)
     // include/uapi/linux/rseq.h, and RSEQ_SIG of glibc
     #expect(first.rseq.size >= 20 && first.rseq.signature == 0x5305_3053)
+    #expect(first.robustList != 0 && first.robustList != second.robustList)
+    #expect(first.clearTID != 0 && first.clearTID != second.clearTID)
+    #expect(first.alternateStack.size == 0 && second.name == Array("fifteen letters".utf8) && first.name != second.name)
+    // Only that which is not its own counts.
+    #expect(first.isLike(second) && !first.isLike(noted[2]))
   }
 
-  /// A thread that waits, with a table of descriptors of its own or not, and with a signal that it does not take or not.
+  /// A thread that waits, with a table of descriptors of its own or not, and with a name or timer slack of its own.
   private final class Resting: @unchecked Sendable {
     private(set) var tid: Int32 = 0
     private let begun = UnsafeMutablePointer<sem_t>.allocate(capacity: 1)
     private let ended = UnsafeMutablePointer<sem_t>.allocate(capacity: 1)
     private let alone: Bool
-    private let pending: Bool
+    private let name: StaticString?
+    private let slack: Int?
     private var thread = pthread_t()
 
-    init(alone: Bool, pending: Bool = false) {
+    init(alone: Bool, name: StaticString? = nil, slack: Int? = nil) {
       self.alone = alone
-      self.pending = pending
+      self.name = name
+      self.slack = slack
       sem_init(begun, 0, 0)
       sem_init(ended, 0, 0)
       let context = Unmanaged.passUnretained(self).toOpaque()
@@ -139,12 +144,8 @@ struct IteratorTests {
           let own = Unmanaged<Resting>.fromOpaque(context!).takeUnretainedValue()
           own.tid = Int32((try? syscall(__NR_gettid)) ?? 0)
           if own.alone { _ = try? syscall(__NR_unshare, 0x400 /* CLONE_FILES */) }
-          if own.pending {
-            var all = sigset_t()
-            sigfillset(&all)
-            pthread_sigmask(SIG_BLOCK, &all, nil)
-            pthread_kill(pthread_self(), SIGWINCH)
-          }
+          if let name = own.name { _ = try? syscall(__NR_prctl, 15 /* PR_SET_NAME */, Int(bitPattern: name.utf8Start)) }
+          if let slack = own.slack { _ = try? syscall(__NR_prctl, 29 /* PR_SET_TIMERSLACK */, slack) }
           sem_post(own.begun)
           sem_wait(own.ended)
           return nil

@@ -8,6 +8,8 @@ struct IteratorProgram {
   enum Field {
     /// What a path of members leads to, from the object on; of several paths the first that this kernel has.
     case member([[String]])
+    /// The same of a member that not every kernel has; 0 where there is none.
+    case memberIfAny(String)
     /// Eight bytes of an array of bytes, from this offset on.
     case bytes(of: String, offset: Int)
     /// The object's address, which identifies it.
@@ -42,6 +44,12 @@ struct IteratorProgram {
         for path in paths where access == nil { access = types.access(path, in: structure) }
         guard let access else { return nil }
         append(access, from: .r7)
+      case .memberIfAny(let name):
+        if let access = types.access([name], in: structure) {
+          append(access, from: .r7)
+        } else {
+          code.append(Self.instruction(.moveValue, .r1, .r0, 0, 0))
+        }
       case .bytes(let name, let offset):
         guard let start = types.offset(of: name, in: structure) else { return nil }
         code.append(Self.load(.r1, from: .r7, start + offset, size: 8))
