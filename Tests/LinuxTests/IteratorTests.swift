@@ -116,7 +116,9 @@ struct IteratorTests {
     #expect(first.rseq.size >= 20 && first.rseq.signature == 0x5305_3053)
     #expect(first.robustList != 0 && first.robustList != second.robustList)
     #expect(first.clearTID != 0 && first.clearTID != second.clearTID)
-    #expect(first.alternateStack.size == 0 && second.name == Array("fifteen letters".utf8) && first.name != second.name)
+    // A sanitizer gives each one a stack.
+    #expect(first.alternateStack.address == threads[0].stack && second.alternateStack.address == threads[1].stack)
+    #expect(second.name == Array("fifteen letters".utf8) && first.name != second.name)
     // Only that which is not its own counts.
     #expect(first.isLike(second) && !first.isLike(noted[2]))
   }
@@ -124,6 +126,8 @@ struct IteratorTests {
   /// A thread that waits, with a table of descriptors of its own or not, and with a name or timer slack of its own.
   private final class Resting: @unchecked Sendable {
     private(set) var tid: Int32 = 0
+    /// Where it has its alternate signal stack, as it says itself.
+    private(set) var stack: UInt64 = 0
     private let begun = UnsafeMutablePointer<sem_t>.allocate(capacity: 1)
     private let ended = UnsafeMutablePointer<sem_t>.allocate(capacity: 1)
     private let alone: Bool
@@ -146,6 +150,9 @@ struct IteratorTests {
           if own.alone { _ = try? syscall(__NR_unshare, 0x400 /* CLONE_FILES */) }
           if let name = own.name { _ = try? syscall(__NR_prctl, 15 /* PR_SET_NAME */, Int(bitPattern: name.utf8Start)) }
           if let slack = own.slack { _ = try? syscall(__NR_prctl, 29 /* PR_SET_TIMERSLACK */, slack) }
+          var stack = stack_t()
+          sigaltstack(nil, &stack)
+          own.stack = UInt64(UInt(bitPattern: stack.ss_sp))
           sem_post(own.begun)
           sem_wait(own.ended)
           return nil
