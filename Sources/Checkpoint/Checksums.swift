@@ -10,9 +10,14 @@ struct Checksum: Equatable, Sendable {
   var hash: UInt64
 }
 
-/// Those of the files that a dump has written. There are some seven for each task.
+/// Those of the files that a dump has written. There are some six for each task: beyond so many they wait in a file for the inventory.
 final class WrittenChecksums: @unchecked Sendable {
   private var list: [Note] = []
+  /// The folder of the images.
+  var folder = FileDescriptor(rawValue: AT_FDCWD)
+  /// Full lists, one after the other, in a file without a name.
+  private var spilled: OwnedDescriptor?
+  private var spilledLists = 0
   /// Both threads of a dump note what they have written. Not a `Mutex` of Swift's: where two meet at that the kernel hands it over
   /// (FUTEX_UNLOCK_PI), which ThreadSanitizer does not see.
   private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
@@ -24,35 +29,66 @@ final class WrittenChecksums: @unchecked Sendable {
     mutex.deallocate()
   }
 
-  private func locked<T>(_ body: () -> T) -> T {
+  private func locked<T>(_ body: () throws(Errno) -> T) throws(Errno) -> T {
     pthread_mutex_lock(mutex)
     defer { pthread_mutex_unlock(mutex) }
-    return body()
+    return try body()
   }
 
   struct Note {
     var file: ImageFile
     var checksum: Checksum
-    fileprivate let order: UInt64
   }
 
-  /// Makes room for so many: a list that grows is in memory twice at times.
-  func reserve(_ count: Int) { locked { list.reserveCapacity(count) } }
+  /// How many are held in memory: those of some two thousand tasks.
+  static let most = 12 << 10
 
-  func note(_ file: ImageFile, _ checksum: Checksum) {
-    let note = Note(file: file, checksum: checksum, order: file.order)
-    locked { list.append(note) }
-  }
-
-  /// In an order that says nothing of which thread was quicker; what was noted twice, in that order.
-  var all: LazyMapSequence<[UInt32], Note> {
-    locked {
-      let list = list
-      // Only places are sorted: that takes half as much room again as there is to sort.
-      var places = Array(0..<UInt32(list.count))
-      places.sort { (list[Int($0)].order, $0) < (list[Int($1)].order, $1) }
-      return places.lazy.map { list[Int($0)] }
+  func note(_ file: ImageFile, _ checksum: Checksum) throws(Errno) {
+    try locked { () throws(Errno) in
+      list.append(Note(file: file, checksum: checksum))
+      if list.count == Self.most { try spill() }
     }
+  }
+
+  private func spill() throws(Errno) {
+    if spilled == nil { spilled = try SystemCalls.temporary(in: folder) }
+    guard let file = spilled?.value else { return }
+    var failure: Errno?
+    list.withUnsafeBytes { bytes in
+      do throws(Errno) { try SystemCalls.write(file, bytes) } catch { failure = error }
+    }
+    if let failure { throw failure }
+    spilledLists += 1
+    list.removeAll(keepingCapacity: true)
+  }
+
+  /// Hands out all, a list at a time, each in an order that says nothing of which thread was quicker; what was noted twice, in that
+  /// order.
+  func forEachList(_ body: ([Note]) throws(Errno) -> Void) throws(Errno) {
+    for i in 0..<spilledLists { try body(Self.ordered(try spilledList(i))) }
+    try body(Self.ordered(try locked { list }))
+  }
+
+  private func spilledList(_ index: Int) throws(Errno) -> [Note] {
+    var failure: Errno?
+    let notes = [Note](unsafeUninitializedCapacity: Self.most) { notes, count in
+      let bytes = UnsafeMutableRawBufferPointer(notes)
+      do throws(Errno) {
+        guard let file = spilled?.value, try SystemCalls.pread(file, into: bytes, at: index * bytes.count) == bytes.count else {
+          throw .ioError
+        }
+        count = Self.most
+      } catch {
+        failure = error
+      }
+    }
+    if let failure { throw failure }
+    return notes
+  }
+
+  private static func ordered(_ list: [Note]) -> [Note] {
+    let order = list.map(\.file.order)
+    return list.indices.sorted { (order[$0], $0) < (order[$1], $1) }.map { list[$0] }
   }
 }
 
@@ -125,35 +161,53 @@ extension Checksum {
 // MARK: - At a dump
 
 extension ImageDirectory {
-  /// Says how many files there are going to be, about.
-  public func expectFiles(_ count: Int) { written.reserve(count) }
-
-  /// Appends the inventory as an entry, with the checksums of all files that were written. These are many: some are encoded at a
-  /// time, for the pieces of a message are one when they are read (protobuf.dev, Encoding: Last One Wins).
-  func append(_ inventory: InventoryEntry, to buffer: inout ImageBuffer) {
-    let notes = written.all
-    buffer.appendEntry { buffer in
-      var head = inventory
-      head.ownXxh3 = nil
-      head.encode(into: &buffer)
+  /// The messages that an inventory is written as: its own fields, the checksums of all files that were written, a thousand to a message,
+  /// and at the end the place for its own. The pieces of a message are one when they are read (protobuf.dev, Encoding: Last One Wins).
+  func forEachPiece(of inventory: InventoryEntry, _ body: (InventoryEntry) throws(Errno) -> Void) throws(Errno) {
+    var head = inventory
+    head.ownXxh3 = nil
+    try body(head)
+    try written.forEachList { (notes) throws(Errno) in
       for start in stride(from: 0, to: notes.count, by: 1024) {
-        let end = min(start + 1024, notes.count)
         var piece = InventoryEntry()
         piece.imgVersion = inventory.imgVersion
-        piece.imageChecksum = notes[start..<end].map { note in
+        piece.imageChecksum = notes[start..<min(start + 1024, notes.count)].map { note in
           var entry = ImageChecksumEntry()
           entry.name = note.file.fileName
           entry.size = UInt64(note.checksum.size)
           entry.xxh3 = note.checksum.hash
           return entry
         }
-        piece.encode(into: &buffer)
+        try body(piece)
       }
-      var tail = InventoryEntry()
-      (tail.imgVersion, tail.toolVersion, tail.ownXxh3) = (inventory.imgVersion, ToolVersion.name, 0)
-      tail.encode(into: &buffer)
     }
-    buffer.sealInventory()
+    var tail = InventoryEntry()
+    (tail.imgVersion, tail.toolVersion, tail.ownXxh3) = (inventory.imgVersion, ToolVersion.name, 0)
+    try body(tail)
+  }
+
+  /// Writes the inventory piece by piece. It ends with the checksum of all that is before that, in its field of the highest number.
+  func write(_ inventory: InventoryEntry, to file: FileDescriptor, using buffer: inout ImageBuffer) throws(Errno) {
+    var size = 0
+    try forEachPiece(of: inventory) { (piece) throws(Errno) in
+      buffer.removeAll()
+      piece.encode(into: &buffer)
+      size += buffer.count
+    }
+    var checksum = RunningChecksum()
+    buffer.start(.inventory)
+    buffer.append(UInt32(truncatingIfNeeded: size))
+    try forEachPiece(of: inventory) { (piece) throws(Errno) in
+      piece.encode(into: &buffer)
+      let isLast = piece.ownXxh3 != nil
+      checksum.add(UnsafeRawBufferPointer(rebasing: buffer.unsafeBytes.dropLast(isLast ? ImageBuffer.sealBytes : 0)))
+      if isLast {
+        guard let value = checksum.value else { throw .noMemory }
+        buffer.replaceLast(value.hash)
+      }
+      try SystemCalls.write(file, buffer.unsafeBytes)
+      buffer.removeAll()
+    }
   }
 
   /// Reads the memory images again, which were not written by this process, and notes their checksums.
@@ -161,7 +215,7 @@ extension ImageDirectory {
     for image in memoryImages {
       let file = try openOwned(image.fileName)
       do {
-        written.note(image, try Checksum(of: file.value))
+        try written.note(image, try Checksum(of: file.value))
       } catch {
         throw ImageError(file: image.fileName, .system(call: "read", error))
       }
@@ -177,14 +231,7 @@ extension ImageDirectory {
 }
 
 extension ImageBuffer {
-  /// Ends an inventory, whose last field is `own_xxh3`, with the checksum of all that is before it.
-  mutating func sealInventory() {
-    let bytes = unsafeBytes
-    guard bytes.count > Self.sealBytes else { return }
-    replaceLast(cxx_hash(bytes.baseAddress, bytes.count - Self.sealBytes))
-  }
-
-  /// A fixed64, at the end because its field's number is the highest.
+  /// The bytes of an inventory's own checksum, a fixed64, which are its last.
   static var sealBytes: Int { 8 }
 }
 

@@ -24,6 +24,7 @@ public struct ImageDirectory: ~Copyable, Sendable {
   /// again.
   public init(creating path: FilePath) throws(ImageError) {
     folder = try Self.make(folder: path)
+    written.folder = folder.value
     self.path = path
   }
 
@@ -113,8 +114,8 @@ extension ImageDirectory {
   {
     buffer.start(file)
     buffer.append(entry: message)
-    try writeWhole(buffer, to: file.fileName, sync: false)
-    written.note(file, Checksum(of: buffer.unsafeBytes))
+    try writeWhole(buffer, to: file.fileName)
+    try note(file, Checksum(of: buffer.unsafeBytes))
   }
 
   /// Writes an image of several entries, without anything between them, in one system call.
@@ -123,8 +124,8 @@ extension ImageDirectory {
   {
     buffer.start(file)
     for message in messages { buffer.append(entry: message) }
-    try writeWhole(buffer, to: file.fileName, sync: false)
-    written.note(file, Checksum(of: buffer.unsafeBytes))
+    try writeWhole(buffer, to: file.fileName)
+    try note(file, Checksum(of: buffer.unsafeBytes))
   }
 
   /// Writes an image by a writer that `body` appends to.
@@ -149,10 +150,15 @@ extension ImageDirectory {
   {
     let name = ImageFile.inventory.fileName
     let temporary = name + ".new"
-    buffer.start(.inventory)
-    append(inventory, to: &buffer)
     do throws(ImageError) {
-      try writeWhole(buffer, to: temporary, sync: sync)
+      let file = try createOwned(temporary)
+      do {
+        try write(inventory, to: file.value, using: &buffer)
+        if sync { try SystemCalls.fsync(file.value) }
+        try file.close()
+      } catch {
+        throw ImageError(file: temporary, .system(call: "write", error))
+      }
       do {
         try SystemCalls.renameat(descriptor, temporary, to: name)
         if sync { try SystemCalls.fsync(descriptor) }
@@ -185,11 +191,19 @@ extension ImageDirectory {
     return try reader.rest(type)
   }
 
-  private func writeWhole(_ buffer: borrowing ImageBuffer, to name: String, sync: Bool) throws(ImageError) {
+  /// Notes what was written, for the inventory.
+  func note(_ file: ImageFile, _ checksum: Checksum) throws(ImageError) {
+    do {
+      try written.note(file, checksum)
+    } catch {
+      throw ImageError(file: file.fileName, .system(call: "keeping the checksum", error))
+    }
+  }
+
+  private func writeWhole(_ buffer: borrowing ImageBuffer, to name: String) throws(ImageError) {
     let file = try createOwned(name)
     do {
       try SystemCalls.write(file.value, buffer.unsafeBytes)
-      if sync { try SystemCalls.fsync(file.value) }
       try file.close()
     } catch {
       throw ImageError(file: name, .system(call: "write", error))

@@ -141,7 +141,7 @@ extension ImageFile {
 
   private var stem: String { description.stem }
   private var word: UInt32? { description.word }
-  private var number: UInt32? { description.number }
+  var number: UInt32? { description.number }
 
   /// What the format says about each kind, one line each: how the name begins, the number in it, the magic
   /// word.

@@ -66,7 +66,13 @@ public struct ImageWriter: ~Copyable {
     } catch {
       throw ImageError(file: name, .system(call: "close", error))
     }
-    if let value = checksum.value { noted?.note(file, value) }
+    if let value = checksum.value, let noted {
+      do {
+        try noted.note(file, value)
+      } catch {
+        throw ImageError(file: name, .system(call: "keeping the checksum", error))
+      }
+    }
     return buffer
   }
 

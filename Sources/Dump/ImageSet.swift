@@ -14,8 +14,6 @@ final class ImageSet {
   private let tasks: [DumpedTask]
   private let namespaces: PIDNamespaces
   private var buffer = ImageBuffer()
-  /// mm, pagemap, fs, ids and fdinfo; and a core for each thread.
-  private static let filesPerTask = 5
   /// Descriptor tables that have been written.
   private var tables: Set<UInt32> = []
   let byPID: [Int32: DumpedTask]
@@ -25,7 +23,6 @@ final class ImageSet {
     self.tasks = tasks
     self.namespaces = namespaces
     byPID = Dictionary(tasks.map { ($0.pid, $0) }, uniquingKeysWith: { first, _ in first })
-    dump.directory.expectFiles(tasks.reduce(16) { $0 + Self.filesPerTask + $1.threads.count })
   }
 
   /// Numbers the objects that tasks may share, which decides the names of files. `meanwhile` is done by the tracer in its half of the time.

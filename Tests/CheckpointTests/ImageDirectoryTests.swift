@@ -31,6 +31,28 @@ struct ImageDirectoryTests {
     #expect(try mode(folder + "/pages-1.img") == 0o600)
   }
 
+  @Test("The checksums of more files than are held in memory are all in the inventory, and nothing else is in the folder")
+  func manyChecksums() throws {
+    let temporary = try TemporaryDirectory()
+    let images = try temporary.images()
+    let count = UInt32(2 * WrittenChecksums.most + 7)
+    for i in 1...count { try images.note(.fs(i), Checksum(size: Int(i), hash: UInt64(i) << 32)) }
+    #expect(images.contains(.inventory) == false)
+    var buffer = ImageBuffer()
+    var inventory = InventoryEntry()
+    inventory.fdinfoPerId = true
+    try images.writeInventory(inventory, sync: false, using: &buffer)
+    let read = try ImageDirectory(opening: FilePath(temporary.path))
+    let found = try read.read(InventoryEntry.self, from: .inventory)
+    try read.verify(found)
+    #expect(found.fdinfoPerId == true)
+    let sizes = Dictionary(found.imageChecksum.map { ($0.name, $0.size) }, uniquingKeysWith: +)
+    #expect(found.imageChecksum.count == Int(count))
+    #expect(!(1...count).contains { sizes["fs-\($0).img"] != UInt64($0) })
+    #expect(!found.imageChecksum.contains { $0.xxh3 != UInt64($0.size) << 32 })
+    #expect(Set(SystemCalls.names(read.descriptor)) == [".", "..", "inventory.img"])
+  }
+
   @Test("Files are compared with their checksums, small ones, large ones, and those that others wrote")
   func checksums() throws {
     let temporary = try TemporaryDirectory()
