@@ -33,6 +33,8 @@ final class Batches {
   }
 
   private var writing = Writing()
+  /// So many that of each as little as possible is to be held.
+  private let areVeryMany: Bool
 
   init(
     _ tasks: [DumpedTask], _ images: ImageSet, _ scan: MemoryScan, _ snapshot: Snapshot?, _ collector: Collector,
@@ -45,6 +47,7 @@ final class Batches {
     self.companion = companion
     self.collector = collector
     all = tasks
+    areVeryMany = tasks.count > DumpContext.veryMany
     let size = tasks.count <= 2 * Self.size ? 2 * Self.size : Self.size
     batches = stride(from: 0, to: tasks.count, by: size).map { Array(tasks[$0..<min($0 + size, tasks.count)]) }
   }
@@ -53,7 +56,7 @@ final class Batches {
   func write() throws(Failure) {
     noteRelations()
     try images.assignIDs(companion) { () throws(Failure) in try look(at: 0) }
-    let tables = Dictionary(grouping: all.filter { !$0.isZombie }, by: \.ids.filesId)
+    let tables = Dictionary(grouping: all.filter { !$0.isZombie }, by: \.filesID)
     collector.sharedTables = Set(tables.filter { $0.value.count > 1 }.keys)
     snapshot?.deadManSwitch = collector.deadManSwitch
     companion.start { () throws(Failure) in
@@ -76,7 +79,7 @@ final class Batches {
     if let root = all.first, root.rootLevel > 0 {
       for task in all {
         dump.imageNumbers[task.pid] = task.imagePID
-        for thread in task.threads { dump.imageNumbers[thread.traced.tid] = task.imageTID(of: thread) }
+        for (thread, tid) in zip(task.traced, task.imageTIDs) { dump.imageNumbers[thread.tid] = tid }
       }
     }
     dump.processes = all.filter { !$0.isZombie }.map(\.pid)
@@ -93,6 +96,7 @@ final class Batches {
 
   private func look(at index: Int) throws(Failure) {
     for task in batches[index] where !task.isZombie {
+      task.begin()
       try AddressSpace.record(task, dump)
       try FileSystemContext.record(task, dump)
       try DescriptorTable.record(task, dump, companion)
@@ -148,6 +152,7 @@ final class Batches {
   private func forgetWritten() {
     for task in writing.tasks { task.forgetWritten() }
     for task in writing.left { scan.forget(task) }
+    if areVeryMany { for task in writing.tasks { task.leave() } }
     writing = Writing()
   }
 

@@ -27,7 +27,7 @@ struct Collector {
   /// Records the state of all tasks. `write` is given each thread of a process with many that can be written and forgotten. What asks
   /// for no tracer the companion does too, if it has time.
   mutating func collect(_ tasks: [DumpedTask], _ companion: Companion, _ write: @escaping WriteThread) throws(Failure) {
-    let inquiries = tasks.compactMap { Inquiry($0, deadManSwitch) }
+    let inquiries = try tasks.filter { !$0.isZombie }.map { (task) throws(Failure) in try Inquiry(task, deadManSwitch) }
     // Each of these lets all tasks run before it waits for the first.
     for inquiry in inquiries { try inquiry.beginOpen(dump.options) }
     for inquiry in inquiries { try inquiry.process.advanceOpen() }
@@ -56,10 +56,9 @@ struct Collector {
     private let deadManSwitch: DeadManSwitch
     private var questions: Questions?
 
-    init?(_ task: DumpedTask, _ deadManSwitch: DeadManSwitch) {
-      guard let process = task.process else { return nil }
+    init(_ task: DumpedTask, _ deadManSwitch: DeadManSwitch) throws(Failure) {
       self.task = task
-      self.process = process
+      process = try task.enterable()
       self.deadManSwitch = deadManSwitch
       if task.hasManyThreads { (asked, others) = ThreadModel.divide(task.threads) }
     }
@@ -177,6 +176,8 @@ struct Collector {
         if thread.isLeader { continue }
         try write(task, thread, &buffer)
         thread.core = CoreEntry()
+        thread.noted = nil
+        thread.traced.forget()
       }
     }
   }
@@ -188,12 +189,14 @@ struct Collector {
     core.mtype = .x86_64
     core.threadInfo = try CPUState.record(thread.traced)
     core.threadCore = ThreadCoreEntry()
-    core.threadCore?.blkSigset = thread.traced.signalMask
+    let mask = try about("thread \(thread.traced.tid): reading its signal mask") { () throws(Errno) in try thread.traced.found().signalMask
+    }
+    core.threadCore?.blkSigset = mask
     core.threadCore?.signalsP = try PendingSignals.record(thread.traced, shared: false)
     core.threadCore?.rseqEntry = try RestartableSequences.record(thread.traced, thread.noted)
     if thread.isLeader {
       core.tc = TaskCoreEntry()
-      core.tc?.blkSigset = thread.traced.signalMask
+      core.tc?.blkSigset = mask
       core.tc?.signalsS = try PendingSignals.record(thread.traced, shared: true)
     }
     try seccomp.record(thread, into: &core)
@@ -251,7 +254,7 @@ struct Collector {
       guard !part.pages.ranges.isEmpty, let process = part.task.process, let image = image.take() else { continue }
       transfers.append(
         MemoryTransfer(
-          part.task, process, part.pages, to: image, sharesTable: sharedTables.contains(part.task.ids.filesId)))
+          part.task, process, part.pages, to: image, sharesTable: sharedTables.contains(part.task.filesID)))
     }
     return transfers
   }

@@ -31,8 +31,7 @@ public enum Dump {
     }
   }
 
-  /// So many tasks take more memory than the program's code; and so many mappings of one.
-  private static let many = 4096
+  /// So many mappings of a task take more memory than the program's code.
   private static let manyMappings = 32768
 
   private static func dump(_ options: DumpOptions, _ foresight: Foresight?, images: String) throws(Failure) -> (
@@ -52,7 +51,7 @@ public enum Dump {
     let glances = Glances(companion, foresight, pagesAhead)
     var freezer = Freezer(glances)
     try freezer.freeze(root: options.pid, timeout: max(options.timeout, 1))
-    Ptrace.takeDead(of: freezer.tasks.flatMap { $0.threads.map(\.tid) })
+    Ptrace.takeDead(of: freezer.tasks.flatMap { $0.traced.map(\.tid) })
     let frozen = nanoseconds()
     dump.statistics.freezingTime = UInt32(clamping: (frozen - begin) / 1000)
     func noteFrozenTime() { dump.statistics.frozenTime = UInt32(clamping: (nanoseconds() - frozen) / 1000) }
@@ -73,7 +72,7 @@ public enum Dump {
       throw error
     }
     freezer.handOver()
-    if survey.tasks.count > Self.many || survey.tasks.contains(where: { $0.mappings.count > Self.manyMappings }) { dropCode() }
+    if survey.tasks.count > DumpContext.veryMany || survey.tasks.contains(where: { $0.mappings.count > Self.manyMappings }) { dropCode() }
 
     let snapshot = options.snapshot ? Snapshot(dump, foresight) : nil
     do throws(Failure) {
@@ -144,7 +143,7 @@ public enum Dump {
     if stopped {
       for task in tasks where !task.isZombie { kill(task.pid, SIGSTOP) }
     }
-    for task in tasks { for thread in task.threads { thread.traced.detach() } }
+    for task in tasks { for thread in task.traced { thread.detach() } }
   }
 
   /// Ends the tree, or lets it go as it was found.
@@ -177,9 +176,9 @@ public enum Dump {
   private static func takeDead(_ tasks: [DumpedTask]) {
     // Children before their parents, leaders behind their threads; each by its TID, for whom the kernel need not search.
     for task in tasks.reversed() {
-      for thread in task.threads.reversed() {
+      for thread in task.traced.reversed() {
         var quiet = 0
-        while cl_syscall(Int(__NR_wait4), Int(thread.traced.tid), 0, 0x4000_0001 /* __WALL | WNOHANG */, 0, 0, 0) == 0 {
+        while cl_syscall(Int(__NR_wait4), Int(thread.tid), 0, 0x4000_0001 /* __WALL | WNOHANG */, 0, 0, 0) == 0 {
           if quiet == 200 { return }
           usleep(quiet < 100 ? 50 : 2_000)
           quiet += 1

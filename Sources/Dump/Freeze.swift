@@ -1,37 +1,13 @@
 import CLinux
 import Glibc
 import Linux
+import Resources
 import SystemPackage
 import Tracee
 
-/// A process of the tree at the moment of the freeze.
-final class FrozenTask {
-  let pid: Int32
-  /// Its folder in /proc; who goes on with the task takes it.
-  var directory: ProcDirectory?
-  /// Read when all its threads had stopped.
-  let stat: ProcStat
-  /// PID of the parent in the tree; 0 for the root.
-  let parent: Int32
-  /// Empty for a zombie.
-  var threads: [TracedThread]
-  let isZombie: Bool
-
-  init(
-    pid: Int32, parent: Int32, directory: consuming ProcDirectory, stat: ProcStat, threads: [TracedThread], isZombie: Bool
-  ) {
-    self.pid = pid
-    self.parent = parent
-    self.directory = consume directory
-    self.stat = stat
-    self.threads = threads
-    self.isZombie = isZombie
-  }
-}
-
 /// Stops every thread of a tree, without a signal that the program or its parent could notice.
 struct Freezer {
-  private(set) var tasks: [FrozenTask] = []
+  private(set) var tasks: [DumpedTask] = []
   /// Main threads that were asked to stop, and not waited for yet.
   private var begun: [Int32: TracedThread] = [:]
   private let buffer = ReadBuffer()
@@ -63,7 +39,7 @@ struct Freezer {
   mutating func release() {
     for thread in begun.values where (try? thread.awaitStop()) == true { thread.detach() }
     begun = [:]
-    for task in tasks { for thread in task.threads { thread.detach() } }
+    for task in tasks { for thread in task.traced { thread.detach() } }
   }
 
   /// Forgets what was frozen: others let it go.
@@ -78,10 +54,9 @@ struct Freezer {
       throw Self.explain(error, pid)
     }
     guard let (threads, stat) = try seizeThreads(pid: pid, parent: parent, directory) else { return }
-    glances.append(Glance.Place(pid: pid, folder: directory.folder, isZombie: threads.isEmpty, threadCount: threads.count))
-    let task = FrozenTask(
-      pid: pid, parent: parent, directory: directory, stat: stat, threads: threads, isZombie: threads.isEmpty)
+    let task = DumpedTask(pid: pid, parent: parent, directory: directory, stat: stat, traced: threads)
     tasks.append(task)
+    glances.append(task)
     // The children of each thread; a frozen process gets no new ones, except orphans of its own descendants, when it is
     // a subreaper or an init: those come while a descendant exits, so the list is read until it stays the same.
     var known: Set<Int32> = []
@@ -100,18 +75,18 @@ struct Freezer {
     return Failure("task \(pid)", error, advice: "There is no such process; give the PID of a running one.")
   }
 
-  private func children(of task: FrozenTask) throws(Failure) -> [Int32] {
+  private func children(of task: DumpedTask) throws(Failure) -> [Int32] {
     if isKnownChildless(task) { return [] }
     var list: [Int32] = []
-    for thread in task.threads { list += try children(of: thread.tid, task) }
+    for thread in task.traced { list += try children(of: thread.tid, task) }
     return list
   }
 
   /// Every thread has a list of children. Where there are more threads than processes on the whole system, it is quicker to ask each
   /// process for its parent. `false`: it may have children, or not all processes are to be seen (man 5 proc, hidepid).
-  private func isKnownChildless(_ task: FrozenTask) -> Bool {
+  private func isKnownChildless(_ task: DumpedTask) -> Bool {
     // /proc has a link for each process (fs/proc/root.c: proc_root_getattr).
-    guard task.threads.count > 16, let links = try? fstat(at: AT_FDCWD, "/proc").st_nlink, links < task.threads.count,
+    guard task.traced.count > 16, let links = try? fstat(at: AT_FDCWD, "/proc").st_nlink, links < task.traced.count,
       let folder = try? Descriptor.open("/proc", O_RDONLY | O_DIRECTORY),
       let processes = try? buffer.numbers(in: folder.rawValue), processes.contains(1), processes.contains(task.pid)
     else { return false }
@@ -123,9 +98,9 @@ struct Freezer {
     }
   }
 
-  private func children(of tid: Int32, _ task: FrozenTask) throws(Failure) -> [Int32] {
+  private func children(of tid: Int32, _ task: DumpedTask) throws(Failure) -> [Int32] {
     do {
-      return try task.directory?.children(of: tid, buffer) ?? []
+      return try task.directory.children(of: tid, buffer)
     } catch {
       throw Failure("task \(tid): reading its children", error)
     }

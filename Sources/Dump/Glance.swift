@@ -202,10 +202,18 @@ final class Glances {
   /// For fewer tasks and threads the companion takes longer to begin than it spares.
   private static let fewest = 16
 
+  /// What is to be looked at. There may be very many.
+  private enum Order {
+    case task(DumpedTask)
+    /// And, by what the kernel has noted of them, its threads but the first.
+    indirect case crowd(DumpedTask, tids: [Int32], KernelThreads)
+    /// Some of a process whose folder this is.
+    indirect case threads(ArraySlice<Int32>, of: Glance.Place)
+  }
+
   private let companion: Companion
-  private let foresight: Foresight?
   private let pagesAhead: PagesAhead?
-  private let parts: Lookahead<Part>
+  private let parts: Lookahead<Order, Part>
   private var count = 0
   private var processes = 0
   /// Of the process that is being frozen, those that make no part yet.
@@ -223,9 +231,26 @@ final class Glances {
   /// With `pagesAhead` the memory of a task is dumped as it is at the time of the glance.
   init(_ companion: Companion, _ foresight: Foresight?, _ pagesAhead: PagesAhead?) {
     self.companion = companion
-    self.foresight = foresight
     self.pagesAhead = pagesAhead
-    parts = Lookahead(companion)
+    parts = Lookahead(companion) { (order, reader) throws(Failure) in
+      func place(of task: DumpedTask) -> Glance.Place {
+        Glance.Place(
+          pid: task.pid, folder: task.directory.folder, isZombie: task.isZombie, threadCount: task.traced.count, foresight: foresight,
+          pagesAhead: pagesAhead)
+      }
+      switch order {
+      case .task(let task): return .task(try Glance(at: place(of: task), reader))
+      case .crowd(let task, let tids, let known):
+        let place = place(of: task)
+        var glance = try Glance(at: place, reader)
+        try glance.look(at: tids, of: place, known, reader)
+        return .task(glance)
+      case .threads(let tids, let place):
+        var list: [ThreadGlance] = []
+        for tid in tids { list.append(try ThreadGlance(at: tid, of: place, comparedWith: tids[tids.startIndex], reader)) }
+        return .threads(list)
+      }
+    }
   }
 
   /// A thread that has stopped; its process is still to come. The first thread is looked at with that.
@@ -242,23 +267,20 @@ final class Glances {
   }
 
   /// A process all of whose threads have stopped.
-  func append(_ task: Glance.Place) {
+  func append(_ task: DumpedTask) {
     note()
     processes += 1
-    // Where there are many stacks there are many mappings.
-    let isLong = task.threadCount > 1
     let known = looking == .atOnce ? KernelThreads(of: task.pid) : nil
     looking = .undecided
-    let alike = known == nil ? [] : threads
-    if known == nil { endParts(of: task) } else { threads = [] }
-    var task = task
-    task.foresight = foresight
-    task.pagesAhead = pagesAhead
-    parts.append(isLong: isLong) { [task] (reader) throws(Failure) in
-      var glance = try Glance(at: task, reader)
-      if let known { try glance.look(at: alike, of: task, known, reader) }
-      return .task(glance)
+    var order = Order.task(task)
+    if let known {
+      order = .crowd(task, tids: threads, known)
+      threads = []
+    } else {
+      endParts(of: Glance.Place(pid: task.pid, folder: task.directory.folder, isZombie: task.isZombie))
     }
+    // Where there are many stacks there are many mappings.
+    parts.append(order, isLong: task.traced.count > 1)
   }
 
   private func note() {
@@ -269,11 +291,7 @@ final class Glances {
   private func endParts(of task: Glance.Place) {
     for first in stride(from: 0, to: threads.count, by: Self.threadsPerPart) {
       let tids = threads[first..<min(first + Self.threadsPerPart, threads.count)]
-      parts.append { (reader) throws(Failure) in
-        var list: [ThreadGlance] = []
-        for tid in tids { list.append(try ThreadGlance(at: tid, of: task, comparedWith: tids[first], reader)) }
-        return .threads(list)
-      }
+      parts.append(.threads(tids, of: task))
     }
     threads = []
   }

@@ -46,20 +46,17 @@ final class ImageSet {
         advice: "Nothing was changed; the tree runs on.")
     }
     for (i, task) in live.enumerated() {
-      task.ids = NamespaceTable.ownIDs
-      task.ids.vmId = memories.ids[i]
-      task.ids.filesId = tables.ids[i]
-      task.ids.fsId = directories.ids[i]
+      task.vmID = memories.ids[i]
+      task.filesID = tables.ids[i]
+      task.fsID = directories.ids[i]
       // Handlers are shared only by who shares memory (kernel/fork.c: copy_process; exec makes both new), and that is refused.
-      task.ids.sighandId = UInt32(i) + 2
-      task.numberNamespaces(in: &task.ids)
-      task.ids.pidNsId = task.pidNamespace
+      task.sighandID = UInt32(i) + 2
     }
   }
 
   /// What is to be written of some tasks: everything but the threads of those with many.
   func part(_ tasks: [DumpedTask], _ memory: [MemoryScan.Found]) -> Part {
-    var items: [Part.Item] = tasks.map { .task($0, hasTable: !$0.isZombie && tables.insert($0.ids.filesId).inserted) }
+    var items: [Part.Item] = tasks.map { .task($0, hasTable: !$0.isZombie && tables.insert($0.filesID).inserted) }
     items += memory.map { .memory($0) }
     return Part(self, items)
   }
@@ -130,7 +127,7 @@ final class ImageSet {
     }
     try dump.directory.write(task.fs, to: .fs(pid), using: &buffer)
     try dump.directory.write(task.ids, to: .ids(pid), using: &buffer)
-    if hasTable { try dump.directory.write(task.descriptorEntries, to: .fdinfo(task.ids.filesId), using: &buffer) }
+    if hasTable { try dump.directory.write(task.descriptorEntries, to: .fdinfo(task.filesID), using: &buffer) }
   }
 
   /// A thread of a task with many, whatever else is being written meanwhile.
@@ -170,10 +167,10 @@ final class ImageSet {
     var entry = PstreeEntry()
     entry.pid = UInt32(task.imagePID)
     entry.ppid = UInt32(byPID[task.parent]?.imagePID ?? 0)
-    let level = task.rootLevel
+    let level = Int(task.rootLevel)
     entry.pgid = UInt32(task.status.nsPgid.count > level ? task.status.nsPgid[level] : 0)
     entry.sid = UInt32(task.status.nsSid.count > level ? task.status.nsSid[level] : 0)
-    entry.threads = task.isZombie ? [entry.pid] : task.threads.map { UInt32(task.imageTID(of: $0)) }
+    entry.threads = task.isZombie ? [entry.pid] : task.imageTIDs.map { UInt32($0) }
     entry.exitSignal = UInt32(bitPattern: task.stat.exitSignal)
     if namespaces.areNested { Self.addLevels(of: task, to: &entry) }
     return entry
@@ -201,7 +198,7 @@ final class ImageSet {
 
   /// What the format cannot say without extension fields: PIDs at every level.
   private static func addLevels(of task: DumpedTask, to entry: inout PstreeEntry) {
-    let numbers = task.isZombie ? [task.status.nsTgid] : task.threads.map(\.status.nsPid)
+    let numbers = task.threadNumbers
     entry.nsPids = numbers.map { pids in
       var entry = NsPidsEntry()
       entry.pid = pids.map { UInt32($0) }

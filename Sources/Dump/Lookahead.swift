@@ -3,24 +3,26 @@ import Linux
 
 /// Items that are made in order by the tracer and its companion, one each at a time, and taken in order by the tracer. The companion
 /// goes on making them while the tracer does something else: finds out that there are more, or works with those that it took.
-final class Lookahead<Item> {
-  typealias Make = (_ reader: Glance.Reader) throws(Failure) -> Item
+final class Lookahead<Order, Item> {
+  typealias Make = (_ order: Order, _ reader: Glance.Reader) throws(Failure) -> Item
 
-  private let work = Work()
+  private let work: Work
   private let companion: Companion
   private let reader: Glance.Reader
   private var isShared = false
 
-  init(_ companion: Companion) {
+  /// `make` makes an item, on either thread.
+  init(_ companion: Companion, _ make: @escaping Make) {
+    work = Work(make)
     self.companion = companion
     reader = Glance.Reader(helpedBy: companion)
   }
 
   deinit { end() }
 
-  /// One more item. `make` makes it, on either thread; a long one may be begun before others.
-  func append(isLong: Bool = false, _ make: @escaping Make) {
-    work.append(make, isLong: isLong)
+  /// One more item; a long one may be begun before others.
+  func append(_ order: Order, isLong: Bool = false) {
+    work.append(order, isLong: isLong)
     guard !isShared, companion.hasTime else { return }
     isShared = true
     let work = work
@@ -57,8 +59,9 @@ final class Lookahead<Item> {
 
     private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
     private let changed = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
-    /// What makes each item, until it does.
-    private var wanted: [Make?] = []
+    private let make: Make
+    /// Until it is made.
+    private var wanted: [Order?] = []
     private var isComplete = false
     /// Items that are to be made before others, and those that were.
     private var long: [Int] = []
@@ -67,7 +70,8 @@ final class Lookahead<Item> {
     private var nextToTake = 0
     private var made: [Int: Result<Item, Failure>] = [:]
 
-    init() {
+    init(_ make: @escaping Make) {
+      self.make = make
       pthread_mutex_init(mutex, nil)
       pthread_cond_init(changed, nil)
     }
@@ -85,10 +89,10 @@ final class Lookahead<Item> {
       return body()
     }
 
-    func append(_ make: @escaping Make, isLong: Bool) {
+    func append(_ order: Order, isLong: Bool) {
       locked {
         if isLong { long.append(wanted.count) }
-        wanted.append(make)
+        wanted.append(order)
         pthread_cond_signal(changed)
       }
     }
@@ -154,10 +158,10 @@ final class Lookahead<Item> {
     }
 
     private func makeItem(_ index: Int, _ reader: Glance.Reader) {
-      guard let make = wanted[index].take() else { return }
+      guard let order = wanted[index].take() else { return }
       pthread_mutex_unlock(mutex)
       let result: Result<Item, Failure>
-      do throws(Failure) { result = .success(try make(reader)) } catch { result = .failure(error) }
+      do throws(Failure) { result = .success(try make(order, reader)) } catch { result = .failure(error) }
       pthread_mutex_lock(mutex)
       made[index] = result
       pthread_cond_signal(changed)

@@ -22,7 +22,7 @@ struct Survey {
   private static let foreignNamespaces: [NamespaceInodes.Kind] = [.net, .user, .cgroup, .time, .timeForChildren]
 
   /// Looks at every task. Throws only what makes looking impossible.
-  init(looking frozen: [FrozenTask], _ glances: Glances, _ options: DumpOptions, _ companion: Companion) throws(Failure) {
+  init(looking frozen: [DumpedTask], _ glances: Glances, _ options: DumpOptions, _ companion: Companion) throws(Failure) {
     examiner = DescriptorExaminer(companion)
     pidNamespaces = try about("looking at this process's PID namespace") { () throws(Errno) in try PIDNamespaces() }
     let own = try about("reading this process's namespaces") { () throws(Errno) in
@@ -31,25 +31,25 @@ struct Survey {
     var options = options
     options.tree = Set(frozen.map(\.pid))
     let table = try about("reading this process's namespaces") { () throws(Errno) in try NamespaceTable() }
-    for task in frozen {
-      guard let glance = try glances.next(), let directory = task.directory.take() else { continue }
-      let dumped = DumpedTask(
-        pid: task.pid, parent: task.parent, directory: directory, stat: task.stat, status: glance.status)
-      dumped.rootLevel = (tasks.first ?? dumped).status.nsTgid.count - 1
+    for dumped in frozen {
+      guard let glance = try glances.next() else { continue }
+      dumped.status = glance.status
+      dumped.rootLevel = Int32((tasks.first ?? dumped).status.levelCount - 1)
       // What is named by numbers of an outer PID namespace could not be found again by the numbers in the images.
       if tasks.isEmpty, dumped.imagePID != dumped.pid { options.tree = [] }
       tasks.append(dumped)
       if let objection = try lookAtPIDNamespaces(of: dumped, glance) { objections.append(objection) }
-      if task.isZombie { continue }
+      if dumped.isZombie { continue }
       // The first is that of PIDs, which only a task that exits has none of (kernel/exit.c: exit_task_namespaces).
       if glance.namespace(.net) == 0 { throw Failure("\(dumped.description) died while it was being dumped") }
       try table.look(at: dumped, inodes: glance.namespace)
-      try look(at: dumped, task, glance, own, table, options)
+      try look(at: dumped, glance, own, table, options)
     }
     table.pidNamespaceIDs = pidNamespaces.ids
     objections += try table.objections()
     namespaces = table
     checkLeaders(options)
+    byPID = [:]
   }
 
   private mutating func lookAtPIDNamespaces(of task: DumpedTask, _ glance: Glance) throws(Failure) -> String? {
@@ -59,7 +59,7 @@ struct Survey {
   }
 
   private mutating func look(
-    at task: DumpedTask, _ frozen: FrozenTask, _ glance: Glance, _ own: [UInt64], _ table: NamespaceTable,
+    at task: DumpedTask, _ glance: Glance, _ own: [UInt64], _ table: NamespaceTable,
     _ options: DumpOptions
   )
     throws(Failure)
@@ -80,15 +80,15 @@ struct Survey {
     }
     objections += AddressSpace.objections(task)
     objections += try SystemVSharedMemory.objections(task)
-    task.threads.reserveCapacity(frozen.threads.count)
-    for (i, thread) in frozen.threads.enumerated() {
+    if task.traced.count > 1 { task.threads.reserveCapacity(task.traced.count) }
+    for (i, thread) in task.traced.enumerated() {
       // The leader is the first of them, and not among the glances at the others.
       if i > 0, i > glance.threads.count || glance.threads[i - 1].tid != thread.tid {
         throw Failure("\(task.description): thread \(thread.tid) was not looked at")
       }
       let status = i == 0 ? task.status : glance.threads[i - 1].status
       let noted = i == 0 ? nil : glance.threads[i - 1].noted
-      if !thread.registers.is64Bit {
+      if !thread.runs64BitCode {
         objections.append("\(task.description): thread \(thread.tid) runs 32-bit code (compat)")
       }
       // One that is like the first is so in this too.
@@ -101,12 +101,13 @@ struct Survey {
           advice: "This needs CAP_SYS_ADMIN and a swift-restore that is not itself under seccomp."
         ) { () throws(Errno) in try thread.suspendSeccomp() }
       }
+      if task.traced.count == 1 { break }
       let dumped = DumpedThread(thread, isLeader: thread.tid == task.pid, status: status)
       dumped.task = task
       dumped.noted = noted
       task.threads.append(dumped)
     }
-    task.threads[0].posixTimers = glance.timers
+    task.posixTimers = glance.timers
     task.nameTimersThreads()
     if let (tid, kind) = glance.stray {
       objections.append("\(task.description): thread \(tid) lives in another namespace than its process (\(kind.rawValue)-ns)")
@@ -123,7 +124,7 @@ struct Survey {
     byPID[task.pid] = task
     objections += table.objections(to: task)
     if let vdso = task.mappings.first(where: { $0.name == Array("[vdso]".utf8) }) {
-      task.process = try TracedProcess(pid: task.pid, threads: frozen.threads, vdso: vdso.start)
+      task.vdso = vdso.start
     } else {
       objections.append("\(task.description): it has no vDSO (vdso)")
     }

@@ -73,9 +73,9 @@ struct TreeRecord {
 
     init(_ tasks: [DumpedTask]) {
       let live = tasks.filter { !$0.isZombie }
-      files = Self.repeated(live.map(\.ids.filesId))
-      fs = Self.repeated(live.map(\.ids.fsId))
-      sighand = Self.repeated(live.map(\.ids.sighandId))
+      files = Self.repeated(live.map(\.filesID))
+      fs = Self.repeated(live.map(\.fsID))
+      sighand = Self.repeated(live.map(\.sighandID))
     }
 
     private static func repeated(_ ids: [UInt32]) -> Set<UInt32> {
@@ -88,7 +88,7 @@ struct TreeRecord {
         !task.isZombie && several.contains(id) ? ShareGroupID(id) : nil
       }
       return RecordedTask.Shares(
-        files: shared(task.ids.filesId, files), fs: shared(task.ids.fsId, fs), sighand: shared(task.ids.sighandId, sighand))
+        files: shared(task.filesID, files), fs: shared(task.fsID, fs), sighand: shared(task.sighandID, sighand))
     }
   }
 }

@@ -2,7 +2,6 @@
 ///
 /// As it was when it was read; whoever holds it looks at the same one.
 public final class ProcStat: @unchecked Sendable {
-  public private(set) var pid: Int32 = 0
   public private(set) var comm: [UInt8] = []
   /// R running, S sleeping, D disk sleep, Z zombie, T stopped, t tracing stop, X dead, I idle.
   public private(set) var state: UInt8 = 0
@@ -13,8 +12,8 @@ public final class ProcStat: @unchecked Sendable {
   /// The foreground process group of the controlling terminal; -1 without one.
   public private(set) var foregroundGroup: Int32 = -1
   public private(set) var flags: UInt32 = 0
-  public private(set) var threadCount: Int = 0
-  public private(set) var startTime: UInt64 = 0
+  private var threads: Int32 = 0
+  public var threadCount: Int { Int(threads) }
   public private(set) var exitSignal: Int32 = 0
   /// Where its memory has what; relatives that have the same hold it in common.
   public var memory: Layout { layout.value }
@@ -45,8 +44,6 @@ public final class ProcStat: @unchecked Sendable {
     guard let open = text.firstIndex(of: UInt8(ascii: "(")),
       let close = text.lastIndex(of: UInt8(ascii: ")")), open < close
     else { return nil }
-    var head = ByteCursor(text)
-    pid = Int32(truncatingIfNeeded: head.decimal())
     comm = [UInt8](text[(open + 1)..<close])
     var c = ByteCursor(UnsafeRawBufferPointer(rebasing: text[(close + 1)...]))
     c.skipBlanks()
@@ -66,8 +63,7 @@ public final class ProcStat: @unchecked Sendable {
       case 7: ttyNumber = UInt32(truncatingIfNeeded: value)
       case 8: foregroundGroup = small
       case 9: flags = UInt32(truncatingIfNeeded: value)
-      case 20: threadCount = Int(truncatingIfNeeded: value)
-      case 22: startTime = value
+      case 20: threads = small
       case 26: layout.value.startCode = value
       case 27: layout.value.endCode = value
       case 28: layout.value.startStack = value

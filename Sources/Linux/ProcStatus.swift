@@ -6,13 +6,33 @@ public final class ProcStatus: @unchecked Sendable {
   public private(set) var tgid: Int32 = 0
   public private(set) var ppid: Int32 = 0
   public private(set) var tracerPID: Int32 = 0
-  /// PIDs at every level, outermost first, as far as this process sees.
-  public private(set) var nsTgid: [Int32] = []
-  public private(set) var nsPid: [Int32] = []
-  public private(set) var threads = 0
-  /// Of memory that is there (VmRSS), in KiB; 0 without memory.
-  public private(set) var residentKB: UInt64 = 0
+  private var pid: Int32 = 0
+  /// Of memory that is there (VmRSS), in KiB, up to 4 TiB; 0 without memory.
+  public private(set) var residentKB: UInt32 = 0
+  /// Where there is more than one level of PID namespaces.
+  private var nested: Held<Levels>?
   private var common: Held<Common>
+
+  fileprivate struct Levels: Sendable {
+    var nsTgid: [Int32] = []
+    var nsPid: [Int32] = []
+  }
+
+  /// PIDs at every level, outermost first, as far as this process sees.
+  public var nsTgid: [Int32] { nested?.value.nsTgid ?? [tgid] }
+  public var nsPid: [Int32] { nested?.value.nsPid ?? [pid] }
+
+  /// How many levels there are.
+  public var levelCount: Int { nested?.value.nsTgid.count ?? 1 }
+
+  /// The one of a level, 0 being the outermost; `nil` below the innermost.
+  public func tgid(at level: Int) -> Int32? { at(level, nested?.value.nsTgid, tgid) }
+  public func pid(at level: Int) -> Int32? { at(level, nested?.value.nsPid, pid) }
+
+  private func at(_ level: Int, _ numbers: [Int32]?, _ only: Int32) -> Int32? {
+    guard let numbers else { return level == 0 ? only : nil }
+    return numbers.indices.contains(level) ? numbers[level] : nil
+  }
 
   /// What is often the same for relatives, which then hold it in common.
   fileprivate struct Common: Equatable, Sendable {
@@ -60,11 +80,15 @@ public final class ProcStatus: @unchecked Sendable {
 
   private init(_ other: ProcStatus) {
     (state, tgid, ppid, tracerPID) = (other.state, other.tgid, other.ppid, other.tracerPID)
-    (nsTgid, nsPid, threads, residentKB, common) = (other.nsTgid, other.nsPid, other.threads, other.residentKB, other.common)
+    (pid, residentKB, nested, common) = (other.pid, other.residentKB, other.nested, other.common)
   }
+
+  /// What is held before anything is known.
+  public static let unread = ProcStatus(UnsafeRawBufferPointer(start: nil, count: 0))
 
   public init(_ text: UnsafeRawBufferPointer) {
     var common = Common()
+    var levels = Levels()
     var c = ByteCursor(text)
     while !c.atEnd {
       let key = c.upTo(UInt8(ascii: ":"))
@@ -78,20 +102,19 @@ public final class ProcStatus: @unchecked Sendable {
       case 4 where key.matches("PPid"): ppid = Int32(truncatingIfNeeded: v.decimal())
       case 5 where key.matches("State"): state = v.peek ?? 0
       case 5 where key.matches("Umask"): common.umask = UInt32(truncatingIfNeeded: v.octal())
-      case 5 where key.matches("NSpid"): nsPid = v.signedList()
+      case 5 where key.matches("NSpid"): levels.nsPid = v.signedList()
       case 5 where key.matches("NSsid"): common.nsSid = v.signedList()
-      case 5 where key.matches("VmRSS"): residentKB = v.unsigned()
+      case 5 where key.matches("VmRSS"): residentKB = UInt32(clamping: v.unsigned())
       case 5 where key.matches("VmLck"): common.lockedKB = v.unsigned()
       case 6 where key.matches("FDSize"): common.tableSize = Int32(truncatingIfNeeded: v.decimal())
       case 6 where key.matches("Groups"): common.groups = v.unsignedList()
-      case 6 where key.matches("NStgid"): nsTgid = v.signedList()
+      case 6 where key.matches("NStgid"): levels.nsTgid = v.signedList()
       case 6 where key.matches("NSpgid"): common.nsPgid = v.signedList()
       case 6 where key.matches("CapInh"): common.capInheritable = v.hex()
       case 6 where key.matches("CapPrm"): common.capPermitted = v.hex()
       case 6 where key.matches("CapEff"): common.capEffective = v.hex()
       case 6 where key.matches("CapBnd"): common.capBounding = v.hex()
       case 6 where key.matches("CapAmb"): common.capAmbient = v.hex()
-      case 7 where key.matches("Threads"): threads = Int(truncatingIfNeeded: v.decimal())
       case 7 where key.matches("Seccomp"): common.seccompMode = UInt32(truncatingIfNeeded: v.decimal())
       case 9 where key.matches("TracerPid"): tracerPID = Int32(truncatingIfNeeded: v.decimal())
       case 10 where key.matches("NoNewPrivs"): common.noNewPrivileges = v.decimal() != 0
@@ -100,6 +123,7 @@ public final class ProcStatus: @unchecked Sendable {
       default: break
       }
     }
+    if levels.nsTgid == [tgid], levels.nsPid.count == 1 { pid = levels.nsPid[0] } else { nested = Held(levels) }
     self.common = Held(common)
   }
 }
@@ -108,13 +132,13 @@ extension ProcStatus {
   /// That of a thread which has all in common with another of its process, in the one PID namespace that there is.
   public convenience init(of tid: Int32, like other: ProcStatus) {
     self.init(other)
-    nsPid = [tid]
+    pid = tid
+    nested?.value.nsPid = [tid]
   }
 
   /// What is the same as another's, as relatives' often is, is held in memory once.
   public func hold(like other: ProcStatus) {
-    if nsTgid == other.nsTgid { nsTgid = other.nsTgid }
-    if nsPid == nsTgid { nsPid = nsTgid }
+    if let levels = nested?.value, levels.nsPid == levels.nsTgid { nested?.value.nsPid = levels.nsTgid }
     if common.value == other.common.value {
       common = other.common
     } else {

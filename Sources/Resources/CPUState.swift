@@ -28,12 +28,12 @@ public enum CPUState {
   private static let headerOffset = 512
 
   public static func record(_ thread: TracedThread) throws(Failure) -> ThreadInfoX86 {
-    let state = try about("task \(thread.tid): reading its extended registers") { () throws(Errno) in
-      try Ptrace.extendedState(thread.tid)
+    let (state, registers) = try about("task \(thread.tid): reading its registers") { () throws(Errno) in
+      (try Ptrace.extendedState(thread.tid), try thread.found().registers)
     }
     var info = ThreadInfoX86()
     // CRIU makes no interrupted call again that is recorded as one: the program would see the kernel's own error codes.
-    info.gpregs = record(thread.registers.restartingCall(restartBlockIsValid: false))
+    info.gpregs = record(registers.restartingCall(restartBlockIsValid: false))
     guard state.count >= 576 else {
       throw Failure("task \(thread.tid): this CPU has no XSAVE, which is needed")
     }

@@ -9,10 +9,18 @@ public final class DumpedTask {
   public let parent: Int32
   public let directory: ProcDirectory
   public let stat: ProcStat
-  public let status: ProcStatus
-  /// Empty for a zombie.
+  /// As it was seen after the freeze.
+  public var status = ProcStatus.unread
+  /// The threads as the tracer holds them, the leader first; none of a zombie.
+  public let traced: [TracedThread]
+  /// The same, with what is recorded of them. Of one with a single thread, only while it is its turn: see ``begin()``.
   public var threads: [DumpedThread] = []
-  public var process: TracedProcess?
+  /// The way into it, while it is its turn.
+  public private(set) var process: TracedProcess?
+  /// Where it has its vDSO mapped.
+  public var vdso: UInt64 = 0
+  /// IDs of its POSIX timers and how they were made; asked from outside.
+  public var posixTimers: [PosixTimerEntry] = []
   public var mappings: [Mapping] = []
   public var memory: MmEntry {
     _read { yield heldMemory.value }
@@ -22,7 +30,11 @@ public final class DumpedTask {
   /// What is held of a task's memory before it is recorded, and when it is not needed any more.
   private static let nothing = Held(MmEntry())
   var told: AddressSpace.Told?
-  public var ids = TaskKobjIdsEntry()
+  /// The numbers of what it may share with others: the N of fdinfo-N.img, and so on.
+  public var vmID: UInt32 = 0
+  public var filesID: UInt32 = 0
+  public var fsID: UInt32 = 0
+  public var sighandID: UInt32 = 0
   public var fs = FsEntry()
   public var descriptors: [DumpedDescriptor] = []
   public var descriptorEntries: [FdinfoEntry] = []
@@ -35,7 +47,7 @@ public final class DumpedTask {
   public var pidNamespace = PIDNamespaces.ownID
   public var pidNamespaceForChildren: UInt32?
   /// How deep the PID namespace of the tree's root is nested in the tracer's; images are named by the PIDs of that level.
-  public var rootLevel = 0
+  public var rootLevel: Int32 = 0
 
   public var isChildSubreaper = false
   /// The process whose memory is dumped in place of the task's: a copy of it, made while it was frozen.
@@ -50,13 +62,13 @@ public final class DumpedTask {
   public internal(set) var seesTracer = false
 
   public init(
-    pid: Int32, parent: Int32, directory: consuming ProcDirectory, stat: ProcStat, status: ProcStatus
+    pid: Int32, parent: Int32, directory: consuming ProcDirectory, stat: ProcStat, traced: [TracedThread]
   ) {
     self.pid = pid
     self.parent = parent
     self.directory = directory
     self.stat = stat
-    self.status = status
+    self.traced = traced
   }
 
   /// Which pages its memory has (man 5 proc_pid_pagemap).
@@ -64,27 +76,64 @@ public final class DumpedTask {
     if let copy { try Descriptor.open("/proc/\(copy)/pagemap") } else { try directory.open("pagemap") }
   }
 
-  public var isZombie: Bool { threads.isEmpty }
+  public var isZombie: Bool { traced.isEmpty }
 
   /// Whether it is worth the companion's while to do a part of what there is to do for its threads.
-  public var hasManyThreads: Bool { threads.count >= 64 }
+  public var hasManyThreads: Bool { traced.count >= 64 }
 
   /// The PID that names its images: as seen in the root's PID namespace.
-  public var imagePID: Int32 { status.nsTgid.count > rootLevel ? status.nsTgid[rootLevel] : pid }
+  public var imagePID: Int32 { status.tgid(at: Int(rootLevel)) ?? pid }
 
   /// The TID that names a thread's image.
-  public func imageTID(of thread: DumpedThread) -> Int32 {
-    thread.status.nsPid.count > rootLevel ? thread.status.nsPid[rootLevel] : thread.traced.tid
+  public func imageTID(of thread: DumpedThread) -> Int32 { thread.status.pid(at: Int(rootLevel)) ?? thread.traced.tid }
+
+  /// Those of all threads.
+  public var imageTIDs: [Int32] { threads.isEmpty ? [imagePID] : threads.map { imageTID(of: $0) } }
+
+  /// The numbers of its threads at every level, the leader's first.
+  public var threadNumbers: [[Int32]] { threads.isEmpty ? [status.nsTgid] : threads.map(\.status.nsPid) }
+
+  /// What its image says of what it may share with others.
+  public var ids: TaskKobjIdsEntry {
+    var ids = NamespaceTable.ownIDs
+    (ids.vmId, ids.filesId, ids.fsId, ids.sighandId) = (vmID, filesID, fsID, sighandID)
+    for namespace in namespaces { namespace.kind.set(namespace.id, in: &ids) }
+    ids.pidNsId = pidNamespace
+    return ids
   }
 
   /// `/proc` shows whom a timer wakes as the reader of it sees the thread; the task itself sees another number.
   public func nameTimersThreads() {
-    guard status.nsPid.count > 1 else { return }
-    for i in threads[0].posixTimers.indices {
-      guard let tid = threads[0].posixTimers[i].notifyThreadId else { continue }
+    guard status.levelCount > 1 else { return }
+    for i in posixTimers.indices {
+      guard let tid = posixTimers[i].notifyThreadId else { continue }
       let thread = threads.first { $0.traced.tid == tid }
-      threads[0].posixTimers[i].notifyThreadId = thread?.innermostID ?? tid
+      posixTimers[i].notifyThreadId = thread?.innermostID ?? (tid == pid ? status.nsPid.last : nil) ?? tid
     }
+  }
+
+  /// It is its turn to be recorded. A task that waits for that, or has been written, is small: there may be very many.
+  public func begin() {
+    if isZombie || !threads.isEmpty { return }
+    let thread = DumpedThread(traced[0], isLeader: true, status: status)
+    thread.task = self
+    threads = [thread]
+  }
+
+  /// The way into the stopped process, ``process``.
+  public func enterable() throws(Failure) -> TracedProcess {
+    if let process { return process }
+    let new = try TracedProcess(pid: pid, threads: traced, vdso: vdso)
+    process = new
+    return new
+  }
+
+  /// Has its threads back in their stops, with nothing of the tracer's in it: nothing more is asked of it.
+  public func leave() {
+    process?.close()
+    process = nil
+    for thread in traced { thread.forget() }
+    if threads.count == 1 { threads = [] }
   }
 
   /// Gives back the memory of what is in the images now.

@@ -149,11 +149,6 @@ public final class NamespaceTable {
 }
 
 extension DumpedTask {
-  /// The numbers of its namespaces, in the images.
-  public func numberNamespaces(in ids: inout TaskKobjIdsEntry) {
-    for namespace in namespaces { namespace.kind.set(namespace.id, in: &ids) }
-  }
-
   /// The namespace of a kind that it lives in; `nil` if that is the tracer's.
   func namespace(_ kind: any NamespaceKind.Type) -> DumpedNamespace? { namespaces.first { $0.kind == kind } }
 }

@@ -46,9 +46,9 @@ public struct PIDNamespaces {
     if inode == ownInode, forChildren == inode { return nil }
     let home = try place(of: task, "ns/pid")
     task.pidNamespace = all[home].id
-    guard all[home].level == task.status.nsTgid.count - 1 else {
+    guard all[home].level == task.status.levelCount - 1 else {
       return
-        "\(task.description): /proc shows \(task.status.nsTgid.count) PIDs of it, but its namespace is nested \(all[home].level) deep (pid-ns)"
+        "\(task.description): /proc shows \(task.status.levelCount) PIDs of it, but its namespace is nested \(all[home].level) deep (pid-ns)"
     }
     if forChildren == inode { return nil }
     if forChildren == 0 {

@@ -15,7 +15,7 @@ public struct PosixTimers: TaskState {
     []
 
   public init(asking program: inout SyscallProgram, in thread: DumpedThread) {
-    for entry in thread.posixTimers {
+    for entry in thread.task?.posixTimers ?? [] {
       let time = program.reserve(32)
       program.call(
         __NR_timer_gettime, Argument(entry.itId), Argument(time.address), for: "reading timer",

@@ -42,8 +42,6 @@ public final class DumpedThread {
   public let traced: TracedThread
   public let isLeader: Bool
   public let status: ProcStatus
-  /// IDs of the process's POSIX timers and how they were made; asked from outside.
-  public var posixTimers: [PosixTimerEntry] = []
   public var core = CoreEntry()
   /// What the kernel has noted of it, if that was asked.
   public var noted: KernelThread?

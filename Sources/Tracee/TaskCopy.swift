@@ -135,8 +135,8 @@ public final class TaskCopy: ProgramRunner {
     defer { thread.detach() }
     if ProcStatus(try folder.read("status", buffer)).seccompMode != 0 { try thread.suspendSeccomp() }
     let vdso = try Mapping.parse(folder.read("maps", buffer)).first { $0.name == Array("[vdso]".utf8) }
-    guard thread.registers.is64Bit, let vdso, let offset = VDSO.syscallOffset else { throw .notSupported }
-    let foothold = thread.makeFoothold(in: task, vdso: vdso.start)
+    guard thread.runs64BitCode, let vdso, let offset = VDSO.syscallOffset else { throw .notSupported }
+    let foothold = try thread.makeFoothold(in: task, vdso: vdso.start)
     // WNOHANG | __WALL
     _ = try thread.call(at: foothold?.call ?? vdso.start + offset, __NR_wait4, UInt64(innerPID), 0, 0x4000_0001, 0)
   }

@@ -59,8 +59,8 @@ public final class TracedProcess {
     if copy { sizes.append(Self.copySlot) }
     let size = ExecutorArea.size(slots: sizes)
     let leader = threads[0]
-    foothold = leader.makeFoothold(in: pid, vdso: vdso)
     try about("task \(pid): mapping the executor") { () throws(Errno) in
+      foothold = try leader.makeFoothold(in: pid, vdso: vdso)
       try leader.beginCall(
         at: foothold?.call ?? syscallInstruction, __NR_mmap, 0, UInt64(size), UInt64(PROT_READ | PROT_WRITE | PROT_EXEC),
         UInt64(MAP_SHARED | MAP_ANONYMOUS), UInt64.max, 0)

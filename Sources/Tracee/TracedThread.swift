@@ -6,15 +6,28 @@ import SystemPackage
 /// A thread of a live program that the tracer holds, and gives back exactly as it was.
 public final class TracedThread {
   public let tid: Int32
-  /// The program's own registers.
-  public private(set) var registers = Registers()
-  /// The program's own signal mask; bit 0 is signal 1.
-  public private(set) var signalMask: UInt64 = 0
   /// The signal of the job-control stop that it was found in.
   public private(set) var groupStop: Int32?
+  /// Runs 64-bit code: see ``Registers/is64Bit``.
+  public private(set) var runs64BitCode = false
   private var isAway = false
   /// A call that was begun has reached the kernel.
   private var isAdvanced = false
+  /// Held from when it is needed first, and for as long as the thread is away.
+  private var home: Home?
+
+  /// What a thread was found with, and is given back.
+  public final class Home {
+    /// The program's own registers.
+    public let registers: Registers
+    /// The program's own signal mask; bit 0 is signal 1.
+    public let signalMask: UInt64
+
+    fileprivate init(_ registers: Registers, _ signalMask: UInt64) {
+      self.registers = registers
+      self.signalMask = signalMask
+    }
+  }
 
   /// Attaches and asks the thread to stop, without waiting for it. Neither the program nor its parent notices.
   public init(seizing tid: Int32) throws(Errno) {
@@ -42,9 +55,9 @@ public final class TracedThread {
           try Ptrace.interrupt(tid)
           continue
         }
-        registers = try Ptrace.registers(tid)
+        var registers = try Ptrace.registers(tid)
         if try registers.undoInterruption(of: tid) { try Ptrace.setRegisters(tid, registers) }
-        signalMask = try Ptrace.signalMask(tid)
+        runs64BitCode = registers.is64Bit
         return true
       case .signal(let signal):
         // It was about to take a signal: it takes it, and stops at once behind it.
@@ -54,6 +67,17 @@ public final class TracedThread {
       }
     }
   }
+
+  /// The stopped thread's registers and signal mask. A tree of many waits long until each is asked: nothing is held till then.
+  public func found() throws(Errno) -> Home {
+    if let home { return home }
+    let found = Home(try Ptrace.registers(tid), try Ptrace.signalMask(tid))
+    home = found
+    return found
+  }
+
+  /// Whoever wants to know them again has the thread asked again.
+  public func forget() { if !isAway { home = nil } }
 
   /// Makes one system call in the stopped thread, through a `syscall` instruction that is there already. At a foothold's the thread
   /// goes home by itself if the tracer dies meanwhile; at any other it is lost then.
@@ -70,6 +94,7 @@ public final class TracedThread {
     at instruction: UInt64, _ number: Int32, _ a: UInt64 = 0, _ b: UInt64 = 0, _ c: UInt64 = 0,
     _ d: UInt64 = 0, _ e: UInt64 = 0, _ f: UInt64 = 0
   ) throws(Errno) {
+    let registers = try found().registers
     isAway = true
     do throws(Errno) {
       // The mask last, as in `enter`: the way home sets the program's own.
@@ -112,8 +137,9 @@ public final class TracedThread {
   }
 
   /// Room for the calls that must not be made in the area; `nil` where there is none.
-  func makeFoothold(in pid: Int32, vdso: UInt64) -> Foothold? {
-    Foothold.make(in: pid, vdso: vdso, registers: registers, signalMask: signalMask)
+  func makeFoothold(in pid: Int32, vdso: UInt64) throws(Errno) -> Foothold? {
+    let home = try found()
+    return Foothold.make(in: pid, vdso: vdso, registers: home.registers, signalMask: home.signalMask)
   }
 
   /// Keeps the thread's seccomp filters from stopping what runs in it here (PTRACE_O_SUSPEND_SECCOMP; needs CAP_SYS_ADMIN).
@@ -123,10 +149,11 @@ public final class TracedThread {
 
   /// Lets the thread's executor run the program that is loaded in its slot.
   public func enter(_ area: ExecutorArea, _ slot: Slot) throws(Errno) {
-    slot.setHome(registers, signalMask: signalMask)
+    let home = try found()
+    slot.setHome(home.registers, signalMask: home.signalMask)
     // From here on a thread whose tracer dies runs its executor, which gives it registers and mask back.
     isAway = true
-    try Ptrace.setRegisters(tid, registers.executing(area.code, slot: slot.address))
+    try Ptrace.setRegisters(tid, home.registers.executing(area.code, slot: slot.address))
     try Ptrace.setSignalMask(tid, UInt64.max)
     area.expectStart()
     try Ptrace.cont(tid)
@@ -148,10 +175,10 @@ public final class TracedThread {
 
   /// Gives a stopped thread its own registers and signal mask back.
   public func goHome() throws(Errno) {
-    guard isAway else { return }
+    guard isAway, let home else { return }
     // The mask first: in between the executor would still set it too.
-    try Ptrace.setSignalMask(tid, signalMask)
-    try Ptrace.setRegisters(tid, registers)
+    try Ptrace.setSignalMask(tid, home.signalMask)
+    try Ptrace.setRegisters(tid, home.registers)
     isAway = false
   }
 

@@ -62,8 +62,17 @@ extension Live {
         open("started", "w").close()
         time.sleep(1000)
         """
-      // A small process starts the tool: what its starter has in memory counts as a program's own until it begins (man 2 getrusage).
-      let measuring = """
+      try Job.run(["/usr/bin/python3", "-c", crowd], named: "memory") { job in
+        try job.waitFor("started")
+        try expectSmall(job, try job.tryDump(prefix: measuring(job)))
+        _ = Processes.wait(for: job.pid, seconds: 10)
+        try expectSmall(job, try job.tryRestore(prefix: measuring(job)))
+      }
+    }
+
+    /// A small process starts the tool: what its starter has in memory counts as a program's own until it begins (man 2 getrusage).
+    private func measuring(_ job: Job) -> [String] {
+      let script = """
         import os, sys
         pid = os.fork()
         if pid == 0: os.execv(sys.argv[2], sys.argv[2:])
@@ -71,18 +80,36 @@ extension Live {
         open(sys.argv[1], "w").write(str(usage.ru_maxrss))
         sys.exit(os.waitstatus_to_exitcode(status))
         """
-      try Job.run(["/usr/bin/python3", "-c", crowd], named: "memory") { job in
-        try job.waitFor("started")
-        let prefix = ["/usr/bin/python3", "-c", measuring, job.path("peak")]
-        func expectSmall(_ ended: Tool.Outcome) throws {
-          try #require(ended.code == 0, "\(ended.errors)")
-          let peak = try #require(Int(try job.text("peak")))
-          #expect(peak < 32 << 10, "\(peak) KiB")
+      return ["/usr/bin/python3", "-c", script, job.path("peak")]
+    }
+
+    private func expectSmall(_ job: Job, _ ended: Tool.Outcome, mebibytes: Int = 32) throws {
+      try #require(ended.code == 0, "\(ended.errors)")
+      let peak = try #require(Int(try job.text("peak")))
+      #expect(peak < mebibytes << 10, "\(peak) KiB")
+    }
+
+    /// Of a tree of thousands the tool lets go of each task as soon as that has been written: it is back in its stop then, with nothing of the
+    /// tool's in it, and goes on with the others. 5000 tasks took 19 MiB while what was known of each was kept.
+    @Test func thousandsAreGivenBackOneByOne() throws {
+      try LiveProgram(name: "fixtures/thousands").run { job in
+        let tree = [job.pid] + children(of: job.pid)
+        try #require(tree.count == 5001)
+        try expectSmall(job, try job.tryDump(["--leave-running"], to: job.path("first"), prefix: measuring(job)), mebibytes: 17)
+        Files.remove(job.path("first"))
+        let odd = tree.filter { pid in
+          guard let status = Files.text("/proc/\(pid)/status"), let maps = Files.text("/proc/\(pid)/maps") else { return true }
+          return !status.contains("State:\tS") || !status.contains("TracerPid:\t0\n") || maps.contains("rwxs")
         }
-        try expectSmall(try job.tryDump(prefix: prefix))
-        _ = Processes.wait(for: job.pid, seconds: 10)
-        try expectSmall(try job.tryRestore(prefix: prefix))
+        #expect(odd.isEmpty, "\(odd.count), the first \(odd.first ?? 0)")
+        try expectSmall(job, try job.tryDump(prefix: measuring(job)), mebibytes: 17)
+        for pid in tree { _ = Processes.wait(for: pid, seconds: 10) }
+        try expectSmall(job, try job.tryRestore(prefix: measuring(job)))
       }
+    }
+
+    private func children(of pid: pid_t) -> [pid_t] {
+      (Files.text("/proc/\(pid)/task/\(pid)/children") ?? "").split(separator: " ").compactMap { pid_t($0) }
     }
 
     /// A tree of more processes than the tool may have files open: in containers that can be few.

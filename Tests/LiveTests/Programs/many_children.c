@@ -1,6 +1,8 @@
 // 100 children, each with memory of its own and a pipe to its parent.
 #include "check.h"
+#ifndef N
 #define N 100
+#endif
 
 int main(int argc, char **argv) {
   begin(argv);
