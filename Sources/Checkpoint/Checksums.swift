@@ -5,7 +5,7 @@ import SystemPackage
 /// What a file of an image set looks like when it is whole.
 ///
 /// XXH3 finds what a disk or a transfer has changed. It is no signature: who can write the images can write the inventory.
-struct Checksum: Equatable, Sendable {
+struct Checksum: Equatable, Sendable, BitwiseCopyable {
   var size: Int
   var hash: UInt64
 }
@@ -13,8 +13,8 @@ struct Checksum: Equatable, Sendable {
 /// Those of the files that a dump has written. There are some six for each task: beyond so many they wait in a file for the inventory.
 final class WrittenChecksums: @unchecked Sendable {
   private var list: [Note] = []
-  /// The folder of the images.
-  var folder = FileDescriptor(rawValue: AT_FDCWD)
+  /// The folder of the images, if any are to be written.
+  var folder: FileDescriptor?
   /// Full lists, one after the other, in a file without a name.
   private var spilled: OwnedDescriptor?
   private var spilledLists = 0
@@ -35,7 +35,8 @@ final class WrittenChecksums: @unchecked Sendable {
     return try body()
   }
 
-  struct Note {
+  /// As bytes it goes into a file and comes back.
+  struct Note: BitwiseCopyable {
     var file: ImageFile
     var checksum: Checksum
   }
@@ -51,6 +52,7 @@ final class WrittenChecksums: @unchecked Sendable {
   }
 
   private func spill() throws(Errno) {
+    guard let folder else { throw .badFileDescriptor }
     if spilled == nil { spilled = try SystemCalls.temporary(in: folder) }
     guard let file = spilled?.value else { return }
     var failure: Errno?
@@ -62,8 +64,8 @@ final class WrittenChecksums: @unchecked Sendable {
     list.removeAll(keepingCapacity: true)
   }
 
-  /// Hands out all, a list at a time, each in an order that says nothing of which thread was quicker; what was noted twice, in that
-  /// order.
+  /// Hands out all, a list at a time, each by kind and number; what was noted twice, in that order. So the inventory of a dump whose checksums
+  /// were all held says nothing of which thread was quicker.
   func forEachList(_ body: ([Note]) throws(Errno) -> Void) throws(Errno) {
     for i in 0..<spilledLists { try body(Self.ordered(try spilledList(i))) }
     try body(Self.ordered(try locked { list }))
@@ -214,11 +216,13 @@ extension ImageDirectory {
   public func noteMemory() throws(ImageError) {
     for image in memoryImages {
       let file = try openOwned(image.fileName)
+      let checksum: Checksum
       do {
-        try written.note(image, try Checksum(of: file.value))
+        checksum = try Checksum(of: file.value)
       } catch {
         throw ImageError(file: image.fileName, .system(call: "read", error))
       }
+      try note(image, checksum)
     }
   }
 

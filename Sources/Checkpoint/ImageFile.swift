@@ -3,7 +3,7 @@
 /// Numbers are those in the file name: for a task, its PID in the PID namespace of the tree's root; for a
 /// namespace, its id; otherwise what the messages refer to. The entries that each kind holds are said beside
 /// it.
-public enum ImageFile: Hashable, Sendable {
+public enum ImageFile: Hashable, Sendable, BitwiseCopyable {
   // The tree
   /// One ``InventoryEntry``; written last.
   case inventory
@@ -141,7 +141,7 @@ extension ImageFile {
 
   private var stem: String { description.stem }
   private var word: UInt32? { description.word }
-  var number: UInt32? { description.number }
+  private var number: UInt32? { description.number }
 
   /// What the format says about each kind, one line each: how the name begins, the number in it, the magic
   /// word.

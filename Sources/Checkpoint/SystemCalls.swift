@@ -93,6 +93,8 @@ enum SystemCalls {
   /// A file that loses its name at once. O_TMPFILE is not for every file system.
   static func temporary(in folder: FileDescriptor) throws(Errno) -> OwnedDescriptor {
     let name = "swift-restore.new"
+    // One whose maker was killed in between.
+    if exists(folder, name) { try unlinkat(folder, name) }
     let file = try openat(folder, name, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW, mode: 0o600)
     try unlinkat(folder, name)
     return file

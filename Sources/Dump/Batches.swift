@@ -33,8 +33,10 @@ final class Batches {
   }
 
   private var writing = Writing()
-  /// So many that of each as little as possible is to be held.
-  private let areVeryMany: Bool
+  /// A task that has been written goes back to its stop: there are more than the dead man's switch can watch, or so many that of each
+  /// as little as possible is to be held.
+  private let givesBack: Bool
+  private static let most = DeadManSwitch.capacity / 2
 
   init(
     _ tasks: [DumpedTask], _ images: ImageSet, _ scan: MemoryScan, _ snapshot: Snapshot?, _ collector: Collector,
@@ -47,7 +49,7 @@ final class Batches {
     self.companion = companion
     self.collector = collector
     all = tasks
-    areVeryMany = tasks.count > DumpContext.veryMany
+    givesBack = tasks.reduce(0) { $0 + max($1.traced.count, 1) } > Self.most
     let size = tasks.count <= 2 * Self.size ? 2 * Self.size : Self.size
     batches = stride(from: 0, to: tasks.count, by: size).map { Array(tasks[$0..<min($0 + size, tasks.count)]) }
   }
@@ -124,7 +126,7 @@ final class Batches {
     try MemoryTransfer.begin(transfers)
     do throws(Failure) {
       try companion.wait()
-      forgetWritten()
+      let written = forgetWritten()
       next = try takeFound(index + 1)
       writing = Writing(tasks: tasks, left: left)
       let part = images.part(tasks, memory)
@@ -132,6 +134,7 @@ final class Batches {
         try part.write()
         try self.record(index + 2)
       }
+      if givesBack { for task in written { task.leave() } }
       try MemoryTransfer.finish(transfers)
       // The last have nobody behind them.
       if index == batches.count - 1 { try part.write() }
@@ -149,11 +152,11 @@ final class Batches {
     return memory
   }
 
-  private func forgetWritten() {
+  @discardableResult private func forgetWritten() -> [DumpedTask] {
     for task in writing.tasks { task.forgetWritten() }
     for task in writing.left { scan.forget(task) }
-    if areVeryMany { for task in writing.tasks { task.leave() } }
-    writing = Writing()
+    defer { writing = Writing() }
+    return writing.tasks
   }
 
   private func noteTime(since begin: UInt64) {

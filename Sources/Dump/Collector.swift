@@ -58,7 +58,7 @@ struct Collector {
 
     init(_ task: DumpedTask, _ deadManSwitch: DeadManSwitch) throws(Failure) {
       self.task = task
-      process = try task.enterable()
+      process = try task.openWay()
       self.deadManSwitch = deadManSwitch
       if task.hasManyThreads { (asked, others) = ThreadModel.divide(task.threads) }
     }
@@ -187,16 +187,15 @@ struct Collector {
   private mutating func collectFromOutside(_ thread: DumpedThread) throws(Failure) {
     var core = CoreEntry()
     core.mtype = .x86_64
-    core.threadInfo = try CPUState.record(thread.traced)
+    let home = try about("task \(thread.traced.tid): reading its registers") { () throws(Errno) in try thread.traced.readHome() }
+    core.threadInfo = try CPUState.record(thread.traced.tid, home.registers)
     core.threadCore = ThreadCoreEntry()
-    let mask = try about("thread \(thread.traced.tid): reading its signal mask") { () throws(Errno) in try thread.traced.found().signalMask
-    }
-    core.threadCore?.blkSigset = mask
+    core.threadCore?.blkSigset = home.signalMask
     core.threadCore?.signalsP = try PendingSignals.record(thread.traced, shared: false)
     core.threadCore?.rseqEntry = try RestartableSequences.record(thread.traced, thread.noted)
     if thread.isLeader {
       core.tc = TaskCoreEntry()
-      core.tc?.blkSigset = mask
+      core.tc?.blkSigset = home.signalMask
       core.tc?.signalsS = try PendingSignals.record(thread.traced, shared: true)
     }
     try seccomp.record(thread, into: &core)

@@ -31,7 +31,8 @@ public enum Dump {
     }
   }
 
-  /// So many mappings of a task take more memory than the program's code.
+  /// So many tasks take more memory than the program's code; and so many mappings of one.
+  private static let many = 4096
   private static let manyMappings = 32768
 
   private static func dump(_ options: DumpOptions, _ foresight: Foresight?, images: String) throws(Failure) -> (
@@ -56,23 +57,21 @@ public enum Dump {
     dump.statistics.freezingTime = UInt32(clamping: (frozen - begin) / 1000)
     func noteFrozenTime() { dump.statistics.frozenTime = UInt32(clamping: (nanoseconds() - frozen) / 1000) }
 
-    var seen: [DumpedTask] = []
     let survey: Survey
     do throws(Failure) {
       survey = try Survey(looking: freezer.tasks, glances, options, companion)
-      seen = survey.tasks
       try refuse(survey.objections)
       dump.namespaces = survey.namespaces
       try Interruption.check()
     } catch {
       glances.end()
       // Duplicates of its descriptors are not for a tree that runs on (KeptDuplicate).
-      for task in seen { task.forgetDescriptors() }
+      for task in freezer.tasks { task.forgetDescriptors() }
       freezer.release()
       throw error
     }
     freezer.handOver()
-    if survey.tasks.count > DumpContext.veryMany || survey.tasks.contains(where: { $0.mappings.count > Self.manyMappings }) { dropCode() }
+    if survey.tasks.count > Self.many || survey.tasks.contains(where: { $0.mappings.count > Self.manyMappings }) { dropCode() }
 
     let snapshot = options.snapshot ? Snapshot(dump, foresight) : nil
     do throws(Failure) {

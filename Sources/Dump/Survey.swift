@@ -80,7 +80,7 @@ struct Survey {
     }
     objections += AddressSpace.objections(task)
     objections += try SystemVSharedMemory.objections(task)
-    if task.traced.count > 1 { task.threads.reserveCapacity(task.traced.count) }
+    task.threads.reserveCapacity(task.traced.count > 1 ? task.traced.count : 0)
     for (i, thread) in task.traced.enumerated() {
       // The leader is the first of them, and not among the glances at the others.
       if i > 0, i > glance.threads.count || glance.threads[i - 1].tid != thread.tid {
@@ -101,7 +101,8 @@ struct Survey {
           advice: "This needs CAP_SYS_ADMIN and a swift-restore that is not itself under seccomp."
         ) { () throws(Errno) in try thread.suspendSeccomp() }
       }
-      if task.traced.count == 1 { break }
+      // The view of an only thread is made when it is the task's turn.
+      guard task.traced.count > 1 else { continue }
       let dumped = DumpedThread(thread, isLeader: thread.tid == task.pid, status: status)
       dumped.task = task
       dumped.noted = noted

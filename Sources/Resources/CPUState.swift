@@ -27,20 +27,20 @@ public enum CPUState {
   private static let expressible: UInt64 = 0b10_1111_1111
   private static let headerOffset = 512
 
-  public static func record(_ thread: TracedThread) throws(Failure) -> ThreadInfoX86 {
-    let (state, registers) = try about("task \(thread.tid): reading its registers") { () throws(Errno) in
-      (try Ptrace.extendedState(thread.tid), try thread.found().registers)
+  public static func record(_ tid: Int32, _ registers: Registers) throws(Failure) -> ThreadInfoX86 {
+    let state = try about("task \(tid): reading its extended registers") { () throws(Errno) in
+      try Ptrace.extendedState(tid)
     }
     var info = ThreadInfoX86()
     // CRIU makes no interrupted call again that is recorded as one: the program would see the kernel's own error codes.
     info.gpregs = record(registers.restartingCall(restartBlockIsValid: false))
     guard state.count >= 576 else {
-      throw Failure("task \(thread.tid): this CPU has no XSAVE, which is needed")
+      throw Failure("task \(tid): this CPU has no XSAVE, which is needed")
     }
     let present = state.withUnsafeBytes { $0.loadUnaligned(fromByteOffset: headerOffset, as: UInt64.self) }
     guard present & ~expressible == 0 else {
       throw Failure(
-        "task \(thread.tid): XSAVE components 0x\(String(present & ~expressible, radix: 16)) (such as AMX tiles) are not supported"
+        "task \(tid): XSAVE components 0x\(String(present & ~expressible, radix: 16)) (such as AMX tiles) are not supported"
       )
     }
     info.fpregs = state.withUnsafeBytes { record($0, present) }

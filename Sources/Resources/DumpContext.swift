@@ -7,9 +7,6 @@ import Tracee
 
 /// What the kinds share while a tree is dumped.
 public final class DumpContext {
-  /// So many tasks take more memory than all else, the program's code too.
-  public static let veryMany = 4096
-
   public var options: DumpOptions
   public let directory: ImageDirectory
   public let files: FileTable

@@ -13,9 +13,9 @@ public final class DumpedTask {
   public var status = ProcStatus.unread
   /// The threads as the tracer holds them, the leader first; none of a zombie.
   public let traced: [TracedThread]
-  /// The same, with what is recorded of them. Of one with a single thread, only while it is its turn: see ``begin()``.
+  /// The same, with what is recorded of them. Of one with a single thread, from ``begin()`` to ``leave()``.
   public var threads: [DumpedThread] = []
-  /// The way into it, while it is its turn.
+  /// The way into it, from ``openWay()`` to ``leave()``.
   public private(set) var process: TracedProcess?
   /// Where it has its vDSO mapped.
   public var vdso: UInt64 = 0
@@ -120,8 +120,8 @@ public final class DumpedTask {
     threads = [thread]
   }
 
-  /// The way into the stopped process, ``process``.
-  public func enterable() throws(Failure) -> TracedProcess {
+  /// Makes the way into the stopped process, ``process``.
+  public func openWay() throws(Failure) -> TracedProcess {
     if let process { return process }
     let new = try TracedProcess(pid: pid, threads: traced, vdso: vdso)
     process = new

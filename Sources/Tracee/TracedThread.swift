@@ -13,7 +13,7 @@ public final class TracedThread {
   private var isAway = false
   /// A call that was begun has reached the kernel.
   private var isAdvanced = false
-  /// Held from when it is needed first, and for as long as the thread is away.
+  /// Held from when it is needed first until it is forgotten, and for as long as the thread is away.
   private var home: Home?
 
   /// What a thread was found with, and is given back.
@@ -69,7 +69,7 @@ public final class TracedThread {
   }
 
   /// The stopped thread's registers and signal mask. A tree of many waits long until each is asked: nothing is held till then.
-  public func found() throws(Errno) -> Home {
+  public func readHome() throws(Errno) -> Home {
     if let home { return home }
     let found = Home(try Ptrace.registers(tid), try Ptrace.signalMask(tid))
     home = found
@@ -94,7 +94,7 @@ public final class TracedThread {
     at instruction: UInt64, _ number: Int32, _ a: UInt64 = 0, _ b: UInt64 = 0, _ c: UInt64 = 0,
     _ d: UInt64 = 0, _ e: UInt64 = 0, _ f: UInt64 = 0
   ) throws(Errno) {
-    let registers = try found().registers
+    let registers = try readHome().registers
     isAway = true
     do throws(Errno) {
       // The mask last, as in `enter`: the way home sets the program's own.
@@ -138,7 +138,7 @@ public final class TracedThread {
 
   /// Room for the calls that must not be made in the area; `nil` where there is none.
   func makeFoothold(in pid: Int32, vdso: UInt64) throws(Errno) -> Foothold? {
-    let home = try found()
+    let home = try readHome()
     return Foothold.make(in: pid, vdso: vdso, registers: home.registers, signalMask: home.signalMask)
   }
 
@@ -149,7 +149,7 @@ public final class TracedThread {
 
   /// Lets the thread's executor run the program that is loaded in its slot.
   public func enter(_ area: ExecutorArea, _ slot: Slot) throws(Errno) {
-    let home = try found()
+    let home = try readHome()
     slot.setHome(home.registers, signalMask: home.signalMask)
     // From here on a thread whose tracer dies runs its executor, which gives it registers and mask back.
     isAway = true

@@ -95,13 +95,21 @@ extension Live {
       try LiveProgram(name: "fixtures/thousands").run { job in
         let tree = [job.pid] + children(of: job.pid)
         try #require(tree.count == 5001)
+        func expectUnharmed() {
+          let odd = tree.filter { pid in
+            guard let status = Files.text("/proc/\(pid)/status"), let maps = Files.text("/proc/\(pid)/maps") else { return true }
+            return !status.contains("State:\tS") || !status.contains("TracerPid:\t0\n") || maps.contains("rwxs")
+          }
+          #expect(odd.isEmpty, "\(odd.count), the first \(odd.first ?? 0)")
+        }
         try expectSmall(job, try job.tryDump(["--leave-running"], to: job.path("first"), prefix: measuring(job)), mebibytes: 17)
         Files.remove(job.path("first"))
-        let odd = tree.filter { pid in
-          guard let status = Files.text("/proc/\(pid)/status"), let maps = Files.text("/proc/\(pid)/maps") else { return true }
-          return !status.contains("State:\tS") || !status.contains("TracerPid:\t0\n") || maps.contains("rwxs")
-        }
-        #expect(odd.isEmpty, "\(odd.count), the first \(odd.first ?? 0)")
+        expectUnharmed()
+        // One of the last fails, when most have been given back.
+        let failed = try job.tryDump(to: job.path("second"), prefix: ["env", "SWIFT_RESTORE_FAULT=9000:EDOM"])
+        #expect(failed.code == 1 && failed.errors.contains("EDOM"), "\(failed.errors)")
+        Files.remove(job.path("second"))
+        expectUnharmed()
         try expectSmall(job, try job.tryDump(prefix: measuring(job)), mebibytes: 17)
         for pid in tree { _ = Processes.wait(for: pid, seconds: 10) }
         try expectSmall(job, try job.tryRestore(prefix: measuring(job)))
