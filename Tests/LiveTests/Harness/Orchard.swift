@@ -63,9 +63,11 @@ final class Orchard {
     for pid in lost { kill(pid, SIGKILL) }
     let gone = Processes.poll(5) {
       for pid in lost { waitpid(pid, nil, WNOHANG) }
-      // A zombie below one of them goes to the init of its namespace, which may be in the tree.
+      // Who was below one of them goes to the init of its namespace, which may be in the tree, and there becomes a zombie, but not at once.
       let tree = Set(Processes.tree(of: root))
-      return lost.allSatisfy { tree.contains($0) || Processes.state(of: $0) == nil }
+      return lost.allSatisfy { pid in
+        Processes.state(of: pid).map { $0 == "Z" && tree.contains(pid) } ?? true
+      }
     }
     if !gone { throw LiveFailure("orphans are still there: \(lost)") }
     seen = Set(Processes.tree(of: root))
