@@ -7,7 +7,7 @@ import SystemPackage
 /// A checkpoint as it is read: every image that a restore needs, checked for what can be checked without the system.
 struct LoadedCheckpoint {
   let restore: RestoreContext
-  let tree: [PstreeEntry]
+  private(set) var tree: [PstreeEntry]
   /// The number of the PID namespace that the tree was dumped from.
   let dumpersPIDNamespace: UInt32
   /// In the order of `tree`.
@@ -42,6 +42,9 @@ struct LoadedCheckpoint {
     tasks = read.map(\.task)
     threadCores = read.map(\.cores)
   }
+
+  /// What pstree.img says is known as a ``RecordedTree``: it need not be held twice.
+  mutating func forgetTree() { tree = [] }
 
   /// Compares every image with its checksum, whether a restore would read it or not.
   static func verify(images: String) throws(Failure) {

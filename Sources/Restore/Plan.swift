@@ -48,13 +48,14 @@ public struct Plan {
     }
   }
 
-  private init(of checkpoint: LoadedCheckpoint, _ options: RestoreOptions) throws(Failure) {
+  private init(of checkpoint: consuming LoadedCheckpoint, _ options: RestoreOptions) throws(Failure) {
     restore = checkpoint.restore
     tasks = checkpoint.tasks
     threadCores = checkpoint.threadCores
     for task in tasks { restore.tasks[task.pid] = task }
     numbers = Dictionary(tasks.enumerated().map { ($1.pid, $0) }, uniquingKeysWith: { first, _ in first })
-    tree = try RecordedTree(checkpoint)
+    tree = try RecordedTree(copy checkpoint)
+    checkpoint.forgetTree()
     levels = Levels(tree, options)
     schedule = try Self.schedule(tree, levels, options)
     try Self.check(tasks, threadCores, restore)

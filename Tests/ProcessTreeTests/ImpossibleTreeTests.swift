@@ -19,6 +19,15 @@ import Testing
       "task 11 and task 12 both have PID 11")
   }
 
+  @Test func samePIDTwiceAmongThoseWhoFollow() {
+    let tree = tree {
+      $0.task(11, parent: 10)
+      $0.task(12, parent: 10)
+      $0.task(11, parent: 10)
+    }
+    expect(tree, .pidTakenTwice(PID(11), PIDNamespaceID(0), TaskID(1), TaskID(3)), "PID 11")
+  }
+
   @Test func groupInTwoSessions() {
     let tree = tree { $0.task(11, parent: 10, session: [11], group: [10]) }
     #expect(throws: ScheduleError.self) { try ForkSchedule.compute(tree) }

@@ -33,9 +33,10 @@ import Testing
 
   @Test func taskThatEnteredIsMadeFromOutside() throws {
     let tree = container { $0.task(22, 3, parent: 10, session: [22, 3], in: 1) }
-    #expect(
-      try lines(tree).contains("10: setns, children are born in pid:[1]")
-        && lines(tree).last == "10: setns, children are born in pid:[0]")
+    #expect(try lines(tree).contains("10: setns, children are born in pid:[1]"))
+    // Who follows its parent is born when that has its own namespace for children again.
+    let after = try lines(tree).drop { $0 != "10: setns, children are born in pid:[0]" }
+    #expect(!after.isEmpty && after.dropFirst().allSatisfy { $0.contains(": clone ") })
     #expect(problem(with: tree, options: .init()) == nil)
   }
 
@@ -71,7 +72,7 @@ import Testing
 
   @Test func namespaceForChildrenIsSetLast() throws {
     let tree = container { $0.tree.tasks[0].pidNamespaceForChildren = PIDNamespaceID(1) }
-    #expect(try lines(tree).last == "10: setns, children are born in pid:[1]")
+    #expect(try lines(tree).last { $0.hasPrefix("10: ") } == "10: setns, children are born in pid:[1]")
     #expect(problem(with: tree, options: .init()) == nil)
   }
 

@@ -21,6 +21,39 @@ import Testing
     #expect(try ForkSchedule.compute(tree).helpers.isEmpty)
   }
 
+  @Test func whoFollowsItsParentIsMadeLastAndStillCounts() throws {
+    let tree = tree {
+      $0.task(11, parent: 10, session: [10], group: [11])
+      $0.task(12, parent: 11)
+      $0.task(13, parent: 11)
+      $0.task(14, parent: 10) { $0.isChildSubreaper = true }
+    }
+    try expect(
+      tree,
+      [
+        "tool: clone 10", "10: setsid", "10: clone 11", "10: clone 14", "11: setpgid, leads a group", "14: become child subreaper",
+        "11: clone 12", "11: clone 13",
+      ])
+    let schedule = try ForkSchedule.compute(tree)
+    for task in tree.tasks { #expect(schedule.isReserved(task.pids[0], in: PIDNamespaceID(0))) }
+    #expect(schedule.waves.count == 3, "nobody waits for a task that it does not need")
+  }
+
+  /// They are in their parents' sessions and groups, and yet somebody needs them before they are.
+  @Test func whoLeadsAGroupThatItLeftDoesNotFollow() throws {
+    let tree = tree {
+      $0.task(20, parent: 10, session: [10], group: [10])
+      $0.task(11, parent: 20)
+      $0.task(30, parent: 10, session: [10], group: [11])
+    }
+    #expect(problem(with: tree, options: .init()) == nil)
+    var job = TreeBuilder()
+    job.task(10, session: [5], group: [13])
+    job.task(12, parent: 10, session: [5], group: [12])
+    job.task(13, parent: 12)
+    #expect(problem(with: job.tree) == nil)
+  }
+
   @Test func pipelineGroupsAreLedThenJoined() throws {
     try expect(
       tree {
@@ -30,7 +63,7 @@ import Testing
       },
       [
         "tool: clone 10", "10: setsid", "10: clone 20", "10: clone 21", "20: setpgid, leads a group",
-        "20: clone 22", "21: setpgid, joins group 20",
+        "21: setpgid, joins group 20", "20: clone 22",
       ])
   }
 

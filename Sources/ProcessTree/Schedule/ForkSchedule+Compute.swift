@@ -10,7 +10,12 @@ extension ForkSchedule {
   public static func compute(
     _ tree: RecordedTree, options: Options = Options()
   ) throws(ScheduleError) -> ForkSchedule {
-    let plan = try Planner(TreeIndex(tree, options: options), options: options)
+    if let schedule = try following(tree, options: options) { return schedule }
+    return try planned(TreeIndex(tree, options: options), options: options)
+  }
+
+  static func planned(_ index: TreeIndex, options: Options) throws(ScheduleError) -> ForkSchedule {
+    let plan = try Planner(index, options: options)
     var emitter = Emitter(plan, options: options)
     try emitter.emit()
     return ForkSchedule(
@@ -23,7 +28,7 @@ extension ForkSchedule {
 
   /// Puts each step into the first wave in which everything it waits for is done, or comes earlier in the
   /// same executor's program.
-  private static func waves(of steps: [Step]) -> [[Int]] {
+  static func waves(of steps: [Step]) -> [[Int]] {
     var waveOf: [Int] = []
     waveOf.reserveCapacity(steps.count)
     var waves: [[Int]] = []

@@ -59,8 +59,12 @@ struct TreeIndex {
   /// Whether the tool's group has an ID in the root's namespace.
   var isOutsideVisible = true
 
-  init(_ tree: RecordedTree, options: ForkSchedule.Options) throws(ScheduleError) {
+  /// The numbers that are used, where others than this tree's tasks use some too.
+  private let reserved: [Set<PID>]?
+
+  init(_ tree: RecordedTree, options: ForkSchedule.Options, reserved: [Set<PID>]? = nil) throws(ScheduleError) {
     self.tree = tree
+    self.reserved = reserved
     try indexParents()
     try indexNamespaces()
     let taskByPID = try indexPIDs()
@@ -85,6 +89,7 @@ struct TreeIndex {
 
   /// The numbers that tasks, threads, sessions and groups use in each namespace.
   func usedNumbers() -> [Set<PID>] {
+    if let reserved { return reserved }
     var numbers = Array(repeating: Set<PID>(), count: namespaces.count)
     func use(_ pids: [PID], in namespace: Int) {
       var at = namespace
