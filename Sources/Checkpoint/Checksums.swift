@@ -95,17 +95,58 @@ final class WrittenChecksums: @unchecked Sendable {
 }
 
 /// Those that an inventory has. Files are found by a hash of their names, which takes less room than these.
+///
+/// One thread fills it and forgets; in between any number may look.
 final class ExpectedChecksums: @unchecked Sendable {
   /// In the order of the names' hashes. Whoever reads images has been told of it before.
   private var table: [(name: UInt64, checksum: Checksum)] = []
+  /// Which of them have been compared with, by threads that may each note one at the same time.
+  private var compared: UnsafeMutableBufferPointer<Bool>?
 
-  /// Of two that have the same name the last counts.
-  func replace(_ list: [(name: String, checksum: Checksum)]) {
-    let hashed = list.enumerated().map { (name: Self.hash($1.name), at: $0, checksum: $1.checksum) }
-    table = hashed.sorted { ($0.name, $0.at) < ($1.name, $1.at) }.map { ($0.name, $0.checksum) }
+  deinit { compared?.deallocate() }
+
+  /// Forgets all, and makes room for so many.
+  func begin(_ count: Int) {
+    table = []
+    table.reserveCapacity(count)
   }
 
-  subscript(name: String) -> Checksum? {
+  /// Notes what an inventory says of a file. It is not looked for before the end.
+  func add(_ entry: ImageChecksumEntry) throws(ImageError) {
+    // It is only ever a file of this folder.
+    guard !entry.name.isEmpty, !entry.name.contains("/"), entry.name != "..", entry.size <= UInt64(Int64.max) else {
+      throw ImageError(
+        file: ImageFile.inventory.fileName,
+        .malformed(message: "image_checksum_entry", detail: "number \(table.count) has the name '\(entry.name)' and \(entry.size) bytes"))
+    }
+    table.append((Self.hash(entry.name), Checksum(size: Int(entry.size), hash: entry.xxh3)))
+  }
+
+  /// Of two that have the same name the last counts: they stay in their order.
+  func end() {
+    table.sort { $0.name < $1.name }
+    compared?.deallocate()
+    compared = .allocate(capacity: table.count)
+    compared?.initialize(repeating: false)
+  }
+
+  subscript(name: String) -> Checksum? { place(of: name).map { table[$0].checksum } }
+
+  /// The same, for who compares the file with it now.
+  func take(_ name: String) -> Checksum? {
+    guard let place = place(of: name) else { return nil }
+    compared?[place] = true
+    return table[place].checksum
+  }
+
+  /// What files were compared with is not needed a second time, and there are some six of them for each task.
+  func forgetCompared() {
+    guard let compared else { return }
+    table = table.indices.filter { !compared[$0] }.map { table[$0] }
+    end()
+  }
+
+  private func place(of name: String) -> Int? {
     if table.isEmpty { return nil }
     let hash = Self.hash(name)
     // The first that is not below, then the last of those that are equal.
@@ -114,7 +155,7 @@ final class ExpectedChecksums: @unchecked Sendable {
       let middle = (low + high) / 2
       if table[middle].name <= hash { low = middle + 1 } else { high = middle }
     }
-    return low > 0 && table[low - 1].name == hash ? table[low - 1].checksum : nil
+    return low > 0 && table[low - 1].name == hash ? low - 1 : nil
   }
 
   private static func hash(_ name: String) -> UInt64 {
@@ -145,15 +186,16 @@ extension Checksum {
     self.init(size: bytes.count, hash: cxx_hash(bytes.baseAddress, bytes.count))
   }
 
-  /// Of a file from its beginning to its end. The buffer is small enough to stay in a core's own cache.
-  init(of file: FileDescriptor) throws(Errno) {
+  /// Of a file from its beginning to its end, or to so many bytes before that. The buffer is small enough to stay in a core's own cache.
+  init(of file: FileDescriptor, without last: Int = 0) throws(Errno) {
+    let size = last > 0 ? try SystemCalls.size(file) - last : Int.max
     let buffer = UnsafeMutableRawBufferPointer.allocate(byteCount: 128 << 10, alignment: 4096)
     defer { buffer.deallocate() }
     var checksum = RunningChecksum()
     while true {
       let count = try SystemCalls.pread(file, into: buffer, at: checksum.size)
-      checksum.add(UnsafeRawBufferPointer(rebasing: buffer[..<count]))
-      if count < buffer.count { break }
+      checksum.add(UnsafeRawBufferPointer(rebasing: buffer[..<max(min(count, size - checksum.size), 0)]))
+      if count < buffer.count || checksum.size >= size { break }
     }
     guard let value = checksum.value else { throw .noMemory }
     self = value
@@ -242,49 +284,52 @@ extension ImageBuffer {
 // MARK: - At a restore
 
 extension ImageDirectory {
-  /// Whether the inventory itself is what was written. One with checksums of others has its own.
-  public func verify(_ inventory: InventoryEntry) throws(ImageError) {
-    guard let expected = inventory.ownXxh3 else {
-      if inventory.imageChecksum.isEmpty { return }
-      throw ImageError(file: ImageFile.inventory.fileName, .wrongChecksum)
+  /// `image_checksum` (images/inventory.proto).
+  private static var checksumField: UInt64 { 1000 }
+
+  /// The inventory without the checksums in it, of which there are some six for each task.
+  /// - Parameter expecting: From here on every image that is opened to be read must be as the inventory has it, where that says something
+  ///   of it; and the inventory itself is compared with its own checksum.
+  public func readInventory(expecting: Bool) throws(ImageError) -> InventoryEntry {
+    let file = ImageFile.inventory
+    var reader = try ImageReader(file, in: self)
+    // An entry takes some forty bytes.
+    if expecting { expected.begin(min(reader.size, 64 << 20) / 40) }
+    var count = 0
+    let read = try reader.next(InventoryEntry.self, passingOn: Self.checksumField) { (entry: ImageChecksumEntry) throws(ImageError) in
+      count += 1
+      if expecting { try expected.add(entry) }
     }
-    let name = ImageFile.inventory.fileName
-    let file = try openOwned(name)
+    guard let inventory = read else { throw ImageError(file: file.fileName, .missing(message: "\(InventoryEntry.self)")) }
+    guard expecting else { return inventory }
+    expected.end()
+    // One with checksums of others has its own.
+    if inventory.ownXxh3 == nil, count == 0 { return inventory }
+    let found: Checksum
     do {
-      let size = try SystemCalls.size(file.value)
-      let whole = UnsafeMutableRawBufferPointer.allocate(byteCount: size, alignment: 8)
-      defer { whole.deallocate() }
-      let count = try SystemCalls.pread(file.value, into: whole, at: 0)
-      let hash = cxx_hash(whole.baseAddress, max(count - ImageBuffer.sealBytes, 0))
-      if hash == expected { return }
+      found = try Checksum(of: reader.fileDescriptor, without: ImageBuffer.sealBytes)
     } catch {
-      throw ImageError(file: name, .system(call: "read", error))
+      throw ImageError(file: file.fileName, .system(call: "read", error))
     }
-    throw ImageError(file: name, .wrongChecksum)
+    guard found.hash == inventory.ownXxh3 else { throw ImageError(file: file.fileName, .wrongChecksum) }
+    return inventory
   }
 
   /// Whether the inventory says something of a file, so that it has to be there.
   public func expects(_ file: ImageFile) -> Bool { expected[file.fileName] != nil }
 
-  /// From here on every image that is opened to be read must be as the inventory has it, where that says something of it.
-  public func expect(_ list: [ImageChecksumEntry]) throws(ImageError) {
-    for (i, entry) in list.enumerated() {
-      // It is only ever a file of this folder.
-      guard !entry.name.isEmpty, !entry.name.contains("/"), entry.name != "..", entry.size <= UInt64(Int64.max) else {
-        throw ImageError(
-          file: ImageFile.inventory.fileName,
-          .malformed(message: "image_checksum_entry", detail: "number \(i) has the name '\(entry.name)' and \(entry.size) bytes"))
-      }
-    }
-    expected.replace(list.map { ($0.name, Checksum(size: Int($0.size), hash: $0.xxh3)) })
-  }
+  /// What images were compared with is not needed a second time.
+  public func forgetCompared() { expected.forgetCompared() }
 
-  /// Looks at every file that an inventory says something of, in the order of their names, and tells what is wrong with each. It
+  /// Looks at every file that the inventory says something of, in the order of their names, and tells what is wrong with each. It
   /// has to be what is expected.
   /// - Parameter memory: whether the memory images are read too.
-  public func damage(_ inventory: InventoryEntry, memory: Bool) -> [ImageError] {
+  public func damage(memory: Bool) throws(ImageError) -> [ImageError] {
+    var names: Set<String> = []
+    var reader = try ImageReader(.inventory, in: self)
+    _ = try reader.next(InventoryEntry.self, passingOn: Self.checksumField) { (entry: ImageChecksumEntry) in names.insert(entry.name) }
     var errors: [ImageError] = []
-    for name in Set(inventory.imageChecksum.map(\.name)).sorted() where memory || !name.hasPrefix("pages-") {
+    for name in names.sorted() where memory || !name.hasPrefix("pages-") {
       do throws(ImageError) {
         let file = try openOwned(name)
         try verify(name, file.value)
@@ -297,7 +342,7 @@ extension ImageDirectory {
 
   /// Compares an image with what is expected of it.
   func verify(_ name: String, _ file: FileDescriptor) throws(ImageError) {
-    guard let expected = expected[name] else { return }
+    guard let expected = expected.take(name) else { return }
     let size: Int
     let found: Checksum
     do {
@@ -311,7 +356,7 @@ extension ImageDirectory {
 
   /// The same, of a file that is in memory as a whole.
   func verify(_ name: String, _ bytes: UnsafeRawBufferPointer) throws(ImageError) {
-    guard let expected = expected[name] else { return }
+    guard let expected = expected.take(name) else { return }
     try Self.compare(name, Checksum(of: bytes), expected)
   }
 

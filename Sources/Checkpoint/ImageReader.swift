@@ -56,23 +56,59 @@ public struct ImageReader: ~Copyable {
     -> Message?
   {
     if isAtEnd { return nil }
-    let length: Int
+    let length = try entryLength()
+    let message: Message = try decode(offset + 4, length)
+    passed(entry: offset + 4 + length)
+    return message
+  }
+
+  /// How many bytes the next entry has, after the word that says so.
+  mutating func entryLength() throws(ImageError) -> Int {
     do throws(ImageError.Problem) {
-      length = Int(try window.word(at: offset))
+      let length = Int(try window.word(at: offset))
       guard length <= Self.longestEntry else { throw .tooLong(length: length, limit: Self.longestEntry) }
-      try window.hold(offset + 4, length)
+      try window.check(offset + 4, length)
+      return length
     } catch {
       throw failure(error)
     }
-    let message: Message
+  }
+
+  /// The message in some bytes of the file.
+  mutating func decode<Message: ImageMessage>(_ start: Int, _ count: Int) throws(ImageError) -> Message {
+    do throws(ImageError.Problem) {
+      try window.hold(start, count)
+    } catch {
+      throw failure(error)
+    }
     do throws(ImageError) {
-      message = try Message(decoding: window.bytes(offset + 4, length).bytes, in: arena)
+      return try Message(decoding: window.bytes(start, count).bytes, in: arena)
     } catch {
       throw failure(error.problem)
     }
-    offset += 4 + length
+  }
+
+  /// Bytes of the file, valid until the next are asked for.
+  mutating func held(_ start: Int, _ count: Int) throws(ImageError) -> UnsafeRawBufferPointer {
+    do throws(ImageError.Problem) {
+      try window.hold(start, count)
+    } catch {
+      throw failure(error)
+    }
+    return window.bytes(start, count)
+  }
+
+  mutating func copy(_ start: Int, _ count: Int) throws(ImageError) -> [UInt8] {
+    do throws(ImageError.Problem) {
+      return try window.copy(start, count)
+    } catch {
+      throw failure(error)
+    }
+  }
+
+  mutating func passed(entry end: Int) {
+    offset = end
     entry += 1
-    return message
   }
 
   /// Reads raw bytes, such as follow the entry that was read last; 64 MiB at most.

@@ -17,16 +17,8 @@ struct LoadedCheckpoint {
 
   init(_ options: RestoreOptions, images: String) throws(Failure) {
     let directory = try Self.open(images)
-    let inventory = try asFailure { () throws(ImageError) in
-      try directory.read(InventoryEntry.self, from: .inventory)
-    }
-    if options.verify {
-      try asFailure { () throws(ImageError) in
-        try directory.verify(inventory)
-        try directory.expect(inventory.imageChecksum)
-      }
-      if options.verifyMemory { try Self.refuse(directory.damage(inventory, memory: true)) }
-    }
+    let inventory = try asFailure { () throws(ImageError) in try directory.readInventory(expecting: options.verify) }
+    if options.verify, options.verifyMemory { try Self.refuseDamage(directory) }
     guard inventory.imgVersion == 1 || inventory.imgVersion == 2 else {
       throw Failure("inventory.img: img_version \(inventory.imgVersion) is not known, only 1 and 2 are")
     }
@@ -38,6 +30,7 @@ struct LoadedCheckpoint {
     guard !tree.isEmpty else { throw Failure("pstree.img has no task") }
     try Self.readShared(restore)
     let read = try Self.readTasks(tree, restore)
+    restore.directory.forgetCompared()
     self.restore = restore
     tasks = read.map(\.task)
     threadCores = read.map(\.cores)
@@ -49,17 +42,12 @@ struct LoadedCheckpoint {
   /// Compares every image with its checksum, whether a restore would read it or not.
   static func verify(images: String) throws(Failure) {
     let directory = try open(images)
-    let inventory = try asFailure { () throws(ImageError) in
-      try directory.read(InventoryEntry.self, from: .inventory)
-    }
-    try asFailure { () throws(ImageError) in
-      try directory.verify(inventory)
-      try directory.expect(inventory.imageChecksum)
-    }
-    try refuse(directory.damage(inventory, memory: true))
+    _ = try asFailure { () throws(ImageError) in try directory.readInventory(expecting: true) }
+    try refuseDamage(directory)
   }
 
-  private static func refuse(_ damage: [ImageError]) throws(Failure) {
+  private static func refuseDamage(_ directory: borrowing ImageDirectory) throws(Failure) {
+    let damage = try asFailure { () throws(ImageError) in try directory.damage(memory: true) }
     if damage.isEmpty { return }
     let lines = damage.map(\.description)
     throw Failure(

@@ -44,8 +44,10 @@ struct ImageDirectoryTests {
     try images.writeInventory(inventory, sync: false, using: &buffer)
     let read = try ImageDirectory(opening: FilePath(temporary.path))
     let found = try read.read(InventoryEntry.self, from: .inventory)
-    try read.verify(found)
-    #expect(found.fdinfoPerId == true)
+    let pieces = try read.readInventory(expecting: true)
+    #expect(found.fdinfoPerId == true && pieces.fdinfoPerId == true)
+    #expect(pieces.imageChecksum.isEmpty && pieces.ownXxh3 == found.ownXxh3)
+    #expect(!(1...count).contains { read.expected["fs-\($0).img"]?.size != Int($0) })
     let sizes = Dictionary(found.imageChecksum.map { ($0.name, $0.size) }, uniquingKeysWith: +)
     #expect(found.imageChecksum.count == Int(count))
     #expect(!(1...count).contains { sizes["fs-\($0).img"] != UInt64($0) })
@@ -68,38 +70,41 @@ struct ImageDirectoryTests {
     let read = try ImageDirectory(opening: FilePath(temporary.path))
     func checksums() throws -> [ImageChecksumEntry] {
       try written.writeInventory(InventoryEntry(), sync: false, using: &buffer)
-      let inventory = try read.read(InventoryEntry.self, from: .inventory)
-      try read.verify(inventory)
-      return inventory.imageChecksum
+      _ = try read.readInventory(expecting: true)
+      return try read.read(InventoryEntry.self, from: .inventory).imageChecksum
     }
     #expect(Set(try checksums().map(\.name)) == ["fs-1.img", "ghost-file-1.img"])
     try written.noteMemory()
     let list = try checksums()
     #expect(Set(list.map(\.name)) == ["fs-1.img", "ghost-file-1.img", "pages-1.img"])
     #expect(Set(list.map(\.size)).isSuperset(of: [400_008, 300_000]))
-    var inventory = InventoryEntry()
-    inventory.imageChecksum = list
-    try read.expect(list)
-    #expect(read.damage(inventory, memory: true).isEmpty)
+    func damage() throws -> [ImageError] { try read.damage(memory: true) }
+    #expect(try damage().isEmpty)
     for file in [ImageFile.fs(1), .ghostFile(1), .pages(1)] {
       let whole = try temporary.contents(file)
       var spoiled = whole
       spoiled[whole.count - 1] ^= 4
       try temporary.write(spoiled, to: file)
-      #expect(read.damage(inventory, memory: true) == [ImageError(file: file.fileName, .wrongChecksum)])
+      #expect(try damage() == [ImageError(file: file.fileName, .wrongChecksum)])
       if file != .pages(1) {
         #expect(throws: ImageError(file: file.fileName, .wrongChecksum)) { _ = try ImageReader(file, in: read).size }
       }
       try temporary.write(whole.dropLast(), to: file)
       #expect(
-        read.damage(inventory, memory: true) == [
+        try damage() == [
           ImageError(file: file.fileName, .wrongSize(found: whole.count - 1, expected: whole.count))
         ])
       try temporary.write(whole, to: file)
     }
     var elsewhere = ImageChecksumEntry()
     elsewhere.name = "../passwd"
-    #expect(throws: ImageError.self) { try read.expect([elsewhere]) }
+    #expect(throws: ImageError.self) { try read.expected.add(elsewhere) }
+    // Who has been compared is forgotten, and nobody else.
+    #expect(read.expects(.fs(1)) == true)
+    _ = try read.readInventory(expecting: true)
+    _ = try read.read(FsEntry.self, from: .fs(1))
+    read.forgetCompared()
+    #expect(!read.expects(.fs(1)) && read.expects(.ghostFile(1)) && read.expects(.pages(1)))
   }
 
   @Test("An image replaces one that was there, and does not write into it")

@@ -1,0 +1,73 @@
+import SystemPackage
+
+extension ImageReader {
+  /// Reads an entry of which one repeated field can have very many messages: they are passed on one after the other, and neither they nor
+  /// their bytes are held. The entry comes without them; nil at the end of the file.
+  ///
+  /// An entry is the fields that it has, whatever their order (protobuf.dev, "Encoding").
+  mutating func next<Message: ImageMessage, Item: ImageMessage>(
+    _ type: Message.Type, passingOn field: UInt64, _ body: (Item) throws(ImageError) -> Void
+  ) throws(ImageError) -> Message? {
+    if isAtEnd { return nil }
+    let length = try entryLength()
+    var others: [UInt8] = []
+    let end = offset + 4 + length
+    var position = offset + 4
+    while position < end {
+      guard let next = try self.field(at: position, before: end) else { return try malformed(type) }
+      if next.number == field, next.isMessage {
+        let item: Item
+        do throws(ImageError) { item = try decode(next.content.lowerBound, next.content.count) } catch { return try malformed(type) }
+        try body(item)
+      } else {
+        others += try copy(position, next.content.upperBound - position)
+      }
+      position = next.content.upperBound
+    }
+    let message: Message
+    do throws(ImageError) {
+      message = try Message(decoding: others.span.bytes)
+    } catch {
+      return try malformed(type)
+    }
+    passed(entry: end)
+    return message
+  }
+
+  /// The decoder says what is wrong with an entry, when it sees the whole of it.
+  private mutating func malformed<Message: ImageMessage>(_ type: Message.Type) throws(ImageError) -> Message? { try next(type) }
+
+  private typealias Field = (number: UInt64, isMessage: Bool, content: Range<Int>)
+
+  /// A field, and where its content is in the file; nil if it is not one, or does not end in time.
+  private mutating func field(at start: Int, before end: Int) throws(ImageError) -> Field? {
+    var position = start
+    guard let tag = try number(at: &position, before: end) else { return nil }
+    let begin = position
+    let type = tag & 7
+    switch type {
+    case 0: if try number(at: &position, before: end) == nil { return nil }
+    case 1: position += 8
+    case 2:
+      guard let length = try number(at: &position, before: end), length <= UInt64(end - position) else { return nil }
+      return (tag >> 3, true, position..<(position + Int(length)))
+    case 5: position += 4
+    default: return nil
+    }
+    return position <= end ? (tag >> 3, false, begin..<position) : nil
+  }
+
+  /// A varint, of ten bytes at most.
+  private mutating func number(at position: inout Int, before end: Int) throws(ImageError) -> UInt64? {
+    let bytes = try held(position, min(10, end - position))
+    var value: UInt64 = 0
+    for (i, byte) in bytes.enumerated() {
+      value |= UInt64(byte & 0x7f) << (7 * UInt64(i))
+      if byte & 0x80 == 0 {
+        position += i + 1
+        return value
+      }
+    }
+    return nil
+  }
+}
