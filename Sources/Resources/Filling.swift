@@ -44,7 +44,7 @@ public final class Filling {
   public static func prepare(_ tasks: [RestoredTask], _ restore: RestoreContext) -> [RestoredTask] {
     // Copied pages are small ones; where the system would make huge ones by itself, the task shall have these.
     if restore.options.transparentHugePages || Prefault.areHugePagesUsual { return [] }
-    let sizes = tasks.map { task in task.pagemap.reduce(0) { $0 &+ $1.pageCount &* 4096 } }
+    let sizes = tasks.map(\.pages.bytes)
     let all = sizes.reduce(0, &+)
     let processors = UInt64(max(sysconf(Int32(_SC_NPROCESSORS_ONLN)), 1))
     var large: [RestoredTask] = []
@@ -53,11 +53,6 @@ public final class Filling {
       if task.filling != nil { large.append(task) }
     }
     return large
-  }
-
-  /// Whether a task may get its memory in this way: what it shares with relatives does not count.
-  public static func isWorthwhile(_ task: RestoredTask) -> Bool {
-    task.pagemap.reduce(0) { $0 &+ ($1.cowWithPid == nil ? $1.pageCount &* 4096 : 0) } >= least
   }
 
   private init?(_ task: RestoredTask) {

@@ -53,22 +53,24 @@ public struct Privileges: Sendable {
 }
 
 extension RestoreContext {
-  /// Goes through all that tasks are to have, replaces what this user cannot set by what they have anyway, and names it.
-  public func concede(_ tasks: [RestoredTask], _ cores: [[CoreImage]], nested: Bool) throws(Failure) {
-    for (task, cores) in zip(tasks, cores) where !task.isZombie {
-      MachineLimits.concede(task, self)
-      // Root may lack a capability too, which nothing gives back.
-      for core in cores where privileges.areLimited || !Credentials.areWithin(core.entry, privileges.capabilities) {
-        concede(Credentials.concede(&core.entry, to: expectedStub, privileges), of: task)
-      }
+  /// Replaces what of a task not even root can set, if it lacks a capability, which nothing gives back, and names it.
+  public func concede(_ task: RestoredTask, _ cores: [CoreImage]) {
+    MachineLimits.concede(task, self)
+    for core in cores where privileges.areLimited || !Credentials.areWithin(core.entry, privileges.capabilities) {
+      concede(Credentials.concede(&core.entry, to: expectedStub, privileges), of: task)
     }
+  }
+
+  /// Goes through all else that tasks are to have, replaces what this user cannot set by what they have anyway, and names it.
+  /// - Parameter others: of each task, the threads but the leader.
+  public func concede(_ tasks: [RestoredTask], _ others: [[CoreImage]], nested: Bool) throws(Failure) {
     guard privileges.areLimited else { return warnings += try concessions.settle(accepting: options.unprivileged) }
     try privileges.check()
     if !privileges.capabilities.contains(.sysAdmin), nested || !namespaces.areNone {
       concessions.add(
         "namespaces of its own: needs CAP_SYS_ADMIN, or --new-pid-namespace", of: "the tree", isVital: true)
     }
-    for (task, cores) in zip(tasks, cores) where !task.isZombie {
+    for (task, others) in zip(tasks, others) where !task.isZombie {
       let stub = expectedStub
       if !privileges.acceptLimits { concede(OOMScore.concede(&task.image.entry), of: task) }
       for kind in processStates where !(kind == ResourceLimits.self && privileges.acceptLimits) {
@@ -76,7 +78,7 @@ extension RestoreContext {
       }
       concede(AddressSpace.concede(task, to: stub, privileges), of: task)
       concede(try FileSystemContext.concede(task, self), of: task)
-      for core in cores {
+      for core in [task.image] + others {
         for kind in threadStates { concede(kind.concede(&core.entry, to: stub, privileges), of: task) }
         if core.entry.threadCore?.seccompMode?.rawValue ?? 0 != 0, !privileges.machine.contains(.sysAdmin) {
           concessions.add("seccomp: needs CAP_SYS_ADMIN", of: task.description, isVital: true)

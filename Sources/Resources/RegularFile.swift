@@ -62,7 +62,7 @@ public enum RegularFile: FileKind {
     let reg = try part(of: entry)
     guard restore.remaps[entry.id] == nil else { return try DeletedFile.check(entry.id, restore) }
     // There when the tree is.
-    if ProcessFile(reg.name).map({ restore.tasks[UInt32($0.pid)] != nil }) ?? false { return }
+    if ProcessFile(reg.name).map({ restore.pids.contains(UInt32($0.pid)) }) ?? false { return }
     if restore.privileges.areLimited { concede(reg, restore) }
     let expectation = Expectation(mount: reg.mount, name: reg.name, mode: reg.mode, size: reg.size, buildID: reg.buildId)
     if restore.confirmedFile == expectation || restore.confirmedFiles.contains(expectation) { return }

@@ -11,7 +11,9 @@ public final class RestoreContext {
   public let directory: ImageDirectory
   /// `files.img` by ID.
   public internal(set) var files: RecordedFiles
-  /// The processes of the tree by PID.
+  /// The PIDs of the tree's processes.
+  public var pids: Set<UInt32> = []
+  /// The processes of the tree by PID, as far as they have been read.
   public var tasks: [UInt32: RestoredTask] = [:]
   public var remaps: [UInt32: RemapFilePathEntry] = [:]
   public var memfdInodes: [UInt32: MemfdInodeEntry] = [:]

@@ -33,8 +33,8 @@ public struct RestoredNamespaces {
     return id == namespaceKinds[kind].id(in: own) ? 0 : id
   }
 
-  /// Finds and checks the namespaces of all tasks. Nothing has been made yet.
-  public static func check(_ tasks: [RestoredTask], _ restore: RestoreContext) throws(Failure) {
+  /// Finds and checks the namespaces of tasks. Nothing has been made yet.
+  public static func check(_ tasks: ArraySlice<RestoredTask>, _ restore: RestoreContext) throws(Failure) {
     for task in tasks where !task.isZombie {
       for (name, id) in unsupported {
         if let theirs = id(task.ids), let own = id(restore.namespaces.own), theirs != own {
@@ -44,12 +44,14 @@ public struct RestoredNamespaces {
       }
     }
     for kind in namespaceKinds.indices {
-      var known: Set<UInt32> = [0]
+      var known = Set(restore.namespaces.found.filter { $0.kind == kind }.map(\.id) + [0])
       for task in tasks {
         let id = restore.namespaces.id(kind, of: task)
         guard known.insert(id).inserted else { continue }
         try namespaceKinds[kind].check(id, restore)
-        restore.namespaces.found.append(Key(kind: kind, id: id))
+        // By kinds.
+        let place = restore.namespaces.found.firstIndex { $0.kind > kind } ?? restore.namespaces.found.endIndex
+        restore.namespaces.found.insert(Key(kind: kind, id: id), at: place)
       }
     }
   }

@@ -95,7 +95,7 @@ extension PagemapEntry {
     flags = 4
   }
 
-  var pageCount: UInt64 { nrPages ?? UInt64(compatNrPages) }
+  public var pageCount: UInt64 { nrPages ?? UInt64(compatNrPages) }
 }
 
 /// Shared memory that has been made again, as descriptors of this process.

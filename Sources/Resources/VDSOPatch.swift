@@ -176,7 +176,7 @@ extension RestoredTask {
         "core-\(pid).img: \(description): a thread was frozen inside the vDSO, and that was another kernel's (vdso-patch)",
         advice: advice + " Or dump it again at another moment.")
     }
-    foreignVDSO = (range, recorded)
+    foreignVDSO = ForeignVDSO(range, recorded)
     // What is at its place from now on is memory like any other; of its data nothing is left.
     memory.vmas.removeAll { $0.kinds.contains(.vvar) }
     for i in memory.vmas.indices where memory.vmas[i].kinds.contains(.vdso) {
@@ -188,8 +188,8 @@ extension RestoredTask {
 
   /// Forwards the recorded functions, when the task has its memory: `vdso` is where it has this kernel's.
   public func forwardVDSO(to vdso: UInt64) throws(Failure) {
-    guard let (range, recorded) = foreignVDSO, let own = VDSO.image,
-      let patch = recorded.withUnsafeBytes({ VDSOPatch(recorded: $0, own: own, at: vdso) })
+    guard let foreign = foreignVDSO, let own = VDSO.image,
+      let patch = foreign.bytes.withUnsafeBytes({ VDSOPatch(recorded: $0, own: own, at: vdso) })
     else { return }
     try about("\(description): forwarding the functions of its vDSO") { () throws(Errno) in
       let memory = try ProcDirectory(pid: tracerPID).open("mem", O_RDWR)
@@ -197,7 +197,7 @@ extension RestoredTask {
         let n = bytes.withUnsafeBytes {
           cl_syscall(
             Int(__NR_pwrite64), Int(memory.rawValue), Int(bitPattern: $0.baseAddress), $0.count,
-            Int(range.lowerBound + offset), 0, 0)
+            Int(foreign.range.lowerBound + offset), 0, 0)
         }
         guard n == bytes.count else { throw n < 0 ? Errno(rawValue: Int32(-n)) : .ioError }
       }

@@ -20,8 +20,8 @@ final class Construction {
 
   /// This process's child: the root, or whom the root hangs below. Once it exists.
   var topPID: Int32 = 0
-  /// PIDs in this process's namespace of those who exist.
-  var tracerPIDs: [ForkSchedule.Actor: Int32] = [:]
+  /// PIDs in this process's namespace of the helpers that exist.
+  var helperPIDs: [HelperID: Int32] = [:]
   /// TIDs of the threads of each task, in this process's namespace.
   var threadTIDs: [[Int32]] = []
   /// This process makes no others any more.
@@ -32,12 +32,19 @@ final class Construction {
   var stubVDSO: [Range<UInt64>] = []
   /// How many programs of sequences that are being composed have been started, by the address of the slot.
   private var begun: [UInt64: Int] = [:]
-  /// Stubs that exist and are to live on, and what they are, for messages.
-  private var living: [Int32: String] = [:]
+  /// Stubs that exist and are to live on.
+  private var living: Set<Int32> = []
+  /// Of those whose PID has not been noted with them: what they are, for messages.
+  private var names: [Int32: ForkSchedule.Actor] = [:]
+  /// The task whose memory others were born with, and which is awake for them.
+  var donor: RestoredTask?
+  /// What the images say of tasks that have rested.
+  private let images: TaskImages
 
   init(_ plan: Plan) throws(Failure) {
     self.plan = plan
     restore = plan.restore
+    images = TaskImages(plan.restore)
     DescriptorRoom.raiseLimit()
     let memory = try about("making the executors' area") { () throws(Errno) in
       let memory = try memfdCreate("swift-restore-area")
@@ -59,9 +66,8 @@ final class Construction {
 
   /// Service descriptors lie above every number that the tree uses.
   private func openServices() throws(Failure) {
-    let highest = plan.tasks.lazy.compactMap { $0.descriptors.lazy.map(\.fd).max() }.max() ?? 2
     var service = ServiceDescriptors()
-    service.first = max(Int32(highest) + 1, 3)
+    service.first = max(Int32(plan.highestDescriptor) + 1, 3)
     try about("opening the service descriptors", advice: "Raise the limit on open files (ulimit -n).") {
       () throws(Errno) in
       func inherit(_ fd: Int32) throws(Errno) -> Int32 {
@@ -110,19 +116,42 @@ final class Construction {
     }
   }
 
-  func nowLives(_ pid: Int32, _ name: String) { living[pid] = name }
+  func nowLives(_ pid: Int32, _ actor: ForkSchedule.Actor) {
+    living.insert(pid)
+    if case .task = actor { return }
+    names[pid] = actor
+  }
+
+  /// The PID in this process's namespace of who exists.
+  func tracerPID(of actor: ForkSchedule.Actor) -> Int32? {
+    switch actor {
+    case .tool: nil
+    case .task(let id): plan.tasks[id.index].tracerPID > 0 ? plan.tasks[id.index].tracerPID : nil
+    case .helper(let id): helperPIDs[id]
+    }
+  }
+
+  /// Who has a PID in this process's namespace.
+  func actor(_ pid: Int32) -> ForkSchedule.Actor? {
+    if let task = plan.tasks.first(where: { $0.tracerPID == pid }) { return .task(TaskID(Int(task.index))) }
+    return helperPIDs.first { $0.value == pid }.map { .helper($0.key) }
+  }
+
+  /// What a task that rests has forgotten is read again. For this thread.
+  func wake(_ task: RestoredTask, _ parts: RestoredTask.Parts = .belongings) throws(Failure) { try plan.wake(task, parts, images) }
 
   /// Throws if a stub that is to live has died.
   func checkLiving() throws(Failure) {
     let buffer = ReadBuffer()
-    for (pid, name) in living {
+    for pid in living {
       var state: UInt8?
       if let directory = try? ProcDirectory(pid: pid), let text = try? directory.read("stat", buffer) {
         state = ProcStat(text)?.state
       }
       if state == nil || state == UInt8(ascii: "Z") || state == UInt8(ascii: "X") {
+        let who = actor(pid) ?? names[pid]
         throw Failure(
-          "\(name) died while it was being restored (PID \(pid))",
+          "\(who.map(name) ?? "a task") died while it was being restored (PID \(pid))",
           advice: "Was it killed, or is memory short?")
       }
     }
@@ -186,7 +215,7 @@ final class Construction {
   func destroy() {
     // Not all that were born are known by now: a program may have stopped after its first clone.
     area.dismiss()
-    var left = Set(living.keys)
+    var left = living
     if topPID != 0 { left.insert(topPID) }
     for pid in left { kill(pid, SIGKILL) }
     // A leader's end is told when its threads' is, and those that are traced wait to be waited for too. Whoever is not ours is

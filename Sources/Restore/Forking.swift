@@ -60,7 +60,10 @@ struct Forking {
 
   mutating func run() throws(Failure) {
     if dance == nil {
-      for wave in plan.schedule.waves { try run(wave) }
+      // What is known of a birth while it happens is more than what is kept of a task.
+      for wave in plan.schedule.waves {
+        for first in stride(from: 0, to: wave.count, by: Self.most) { try run(wave[first..<min(first + Self.most, wave.count)]) }
+      }
     } else {
       // Two tasks that fork at the same time would take each other's numbers.
       for step in plan.schedule.steps.indices { try run([step]) }
@@ -70,7 +73,10 @@ struct Forking {
     try membership.mountProc()
   }
 
-  private mutating func run(_ wave: [Int]) throws(Failure) {
+  /// So many steps are taken at a time.
+  private static let most = max(TaskReading.large, 2)
+
+  private mutating func run(_ wave: ArraySlice<Int>) throws(Failure) {
     var order: [ForkSchedule.Actor] = []
     var steps: [ForkSchedule.Actor: [ForkSchedule.Action]] = [:]
     for index in wave {
@@ -163,7 +169,7 @@ struct Forking {
       guard case .process(let child) = birth.child, case .task(let id) = child, !plan.tasks[id.index].isZombie else { continue }
       // A program that stopped is looked at by those who try again.
       guard birth.slot.result(birth.call) > 0 else { continue }
-      construction.nowLives(try number(of: child, at: plan.levels.tool), construction.name(child))
+      construction.nowLives(try number(of: child, at: plan.levels.tool), child)
     }
   }
 
@@ -218,7 +224,7 @@ struct Forking {
     case .process(let child):
       kill(seen.pid, SIGKILL)
       // Its parent is the one who made it, or that one's parent (CLONE_PARENT).
-      let parent = construction.tracerPIDs.first { $0.value == seen.parent }?.key ?? birth.parent
+      let parent = construction.actor(seen.parent) ?? birth.parent
       if let reaper = construction.slot(of: parent) {
         var program = SyscallProgram(for: reaper)
         program.call(
@@ -252,15 +258,15 @@ struct Forking {
   mutating func isBorn(_ child: ForkSchedule.Actor, from parent: ForkSchedule.Actor, pid: Int32) throws(Failure) {
     let (donor, vdso) = memory(of: parent)
     membership.isBorn(child, from: parent)
-    construction.tracerPIDs[child] = pid
     switch child {
     case .tool: break
     case .task(let id):
       // One with a head start knows.
       if !plan.tasks[id.index].hasMemory { (plan.tasks[id.index].donor, plan.tasks[id.index].vdsoBase) = (donor, vdso) }
       plan.tasks[id.index].tracerPID = pid
-      if !plan.tasks[id.index].isZombie { construction.nowLives(pid, construction.name(child)) }
+      if !plan.tasks[id.index].isZombie { construction.nowLives(pid, child) }
     case .helper(let id):
+      construction.helperPIDs[id] = pid
       helperMemory[id] = (donor, vdso)
     }
   }
@@ -284,7 +290,7 @@ struct Forking {
       let parent = plan.tasks[id.index]
       let sharers = actions.contains { action in
         guard case .clone(let clone) = action, case .task(let child) = clone.child else { return false }
-        return plan.tasks[child.index].pagemap.contains { $0.cowWithPid == parent.pid }
+        return plan.tasks[child.index].pages.areShared(with: parent.pid)
       }
       if sharers { donors.append(parent) }
     }
@@ -302,7 +308,7 @@ struct Forking {
     try isBorn(clone.child, from: .tool, pid: pid)
     plan.restore.rootExists = true
     if construction.topPID == 0 { construction.topPID = pid }
-    construction.nowLives(pid, construction.name(clone.child))
+    construction.nowLives(pid, clone.child)
     try area.waitAll { () throws(Failure) in try construction.checkLiving() }
     try strip(slot, pid, construction.name(clone.child))
     if case .task(let id) = clone.child { plan.tasks[id.index].vdsoBase = memory(of: .tool).vdso }

@@ -1,4 +1,5 @@
 import Linux
+import ProcessTree
 import Resources
 import Tracee
 
@@ -55,7 +56,7 @@ struct HeadStart {
     for i in underway.indices where underway[i].sequence.slot.isParked {
       let (programs, slot, started) = (underway[i].sequence.programs, underway[i].sequence.slot, underway[i].started)
       let (task, pid) = (underway[i].child.task, underway[i].child.pid)
-      if started == 0 { construction.nowLives(pid, task.description) }
+      if started == 0 { construction.nowLives(pid, .task(TaskID(Int(task.index)))) }
       if started > 0 { try slot.check(programs[started - 1], task: task.description) }
       if started < programs.count { construction.start(programs[started], in: slot) }
       underway[i].started += 1
@@ -76,13 +77,15 @@ struct HeadStart {
 extension Construction {
   /// Whether what a task needs is known before it is born: it is small, and lives where this process does.
   fileprivate func mayHaveHeadStart(_ task: RestoredTask) -> Bool {
-    restore.namespaces.areNone && !task.isZombie && !task.hasForeignVDSO && !Filling.isWorthwhile(task)
+    restore.namespaces.areNone && !task.isZombie && !task.hasForeignVDSO && !task.pages.areMany
   }
 
   /// It must not have children before it has its memory.
   fileprivate func composeAhead(_ child: HeadStart.Child) throws(Failure) -> ProgramSequence {
     let task = child.task
     (task.donor, task.vdsoBase) = (child.donor, child.vdsoBase)
+    try wake(task)
+    defer { plan.rest(task) }
     var sequence = ProgramSequence(area.slots[plan.slot(of: task)])
     try compose(task, &sequence)
     // What it shares is its brothers' too, while these are born.

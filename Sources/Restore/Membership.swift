@@ -61,7 +61,7 @@ struct Membership {
       } else if plan.tree.tasks.first?.pids.last != .one, let root = plan.tasks.first {
         try have(construction.area.slots[plan.slot(of: root)], of: root.tracerPID, root.description, mount: entry)
       } else if let helper = plan.schedule.helpers.first(where: { $0.purpose == .namespaceInit }),
-        let slot = construction.slot(of: .helper(helper.id)), let pid = construction.tracerPIDs[.helper(helper.id)]
+        let slot = construction.slot(of: .helper(helper.id)), let pid = construction.helperPIDs[helper.id]
       {
         try have(slot, of: pid, "the namespace's init", mount: entry)
       } else {

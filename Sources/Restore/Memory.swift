@@ -15,6 +15,8 @@ extension Construction {
     try run(tasks) { (task) throws(Failure) -> Work in
       let slot = area.slots[plan.slot(of: task)]
       var sequence = filled.removeValue(forKey: slot.address) ?? self.sequence(in: slot)
+      try wake(task)
+      defer { plan.rest(task) }
       try compose(task, &sequence)
       try andThen(task, &sequence)
       return (task.description, sequence)
@@ -26,6 +28,12 @@ extension Construction {
   }
 
   func compose(_ task: RestoredTask, _ sequence: inout ProgramSequence) throws(Failure) {
+    // Whose memory it was born with; brothers have the same.
+    if let donor = task.donor {
+      if let last = self.donor, last !== donor { plan.rest(last) }
+      try wake(donor)
+      self.donor = donor
+    }
     let vdso = try moveVDSO(task, &sequence)
     try AddressSpace.restore(task, sparing: spared(vdso), restore, &sequence)
   }

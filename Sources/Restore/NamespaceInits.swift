@@ -19,7 +19,7 @@ struct NamespaceInits {
     self.construction = construction
     helpers = construction.plan.schedule.helpers.filter { $0.purpose == .namespaceInit }.compactMap { helper in
       let actor = ForkSchedule.Actor.helper(helper.id)
-      return construction.tracerPIDs[actor].map { (actor, $0) }
+      return construction.tracerPID(of: actor).map { (actor, $0) }
     }
   }
 

@@ -15,9 +15,14 @@ public struct Plan {
   let levels: Levels
   let schedule: ForkSchedule
   let tasks: [RestoredTask]
+  /// For each task, the core images of its threads but the leader.
   let threadCores: [[CoreImage]]
-  /// From a PID to its place among the tasks.
-  private let numbers: [UInt32: Int]
+  /// The highest number of a descriptor that any task has.
+  let highestDescriptor: UInt32
+  /// How many pages have their bytes in the images.
+  let pages: UInt64
+  /// Tasks rest until it is their turn: the tree is large.
+  let rests: Bool
   /// The area's address and the page after it, both free in the layout of every task.
   let areaAddress: UInt64
   let slotSizes: [Int]
@@ -50,15 +55,18 @@ public struct Plan {
 
   private init(of checkpoint: consuming LoadedCheckpoint, _ options: RestoreOptions) throws(Failure) {
     restore = checkpoint.restore
-    tasks = checkpoint.tasks
-    threadCores = checkpoint.threadCores
-    for task in tasks { restore.tasks[task.pid] = task }
-    numbers = Dictionary(tasks.enumerated().map { ($1.pid, $0) }, uniquingKeysWith: { first, _ in first })
+    let reading = checkpoint.reading
+    (tasks, threadCores) = (reading.tasks, reading.threadCores)
     tree = try RecordedTree(copy checkpoint)
     checkpoint.forgetTree()
     levels = Levels(tree, options)
-    schedule = try Self.schedule(tree, levels, options)
-    try Self.check(tasks, threadCores, restore)
+    var schedule = try Self.schedule(tree, levels, options)
+    schedule.forgetDependencies()
+    self.schedule = schedule
+    try reading.examine()
+    try restore.checkUsers()
+    (rests, pages) = (reading.rests, reading.examination.pages)
+    highestDescriptor = reading.examination.highestDescriptor
     let ownLevel = levels.tool
     try restore.concede(tasks, threadCores, nested: tree.tasks.contains { $0.pids.count - 1 > ownLevel })
 
@@ -70,14 +78,19 @@ public struct Plan {
     // Who lives on comes first: the others learn from them that the tracer is gone (ExecutorArea), not the other way round.
     var leaders = [Int](repeating: 0, count: tasks.count)
     for (i, task) in tasks.enumerated() where !task.isZombie { leaders[i] = slot(Self.leaderSlotSize) }
-    threadSlots = threadCores.map { cores in cores.dropFirst().map { _ in slot(Self.smallSlotSize) } }
+    threadSlots = threadCores.map { cores in cores.map { _ in slot(Self.smallSlotSize) } }
     for (i, task) in tasks.enumerated() where task.isZombie { leaders[i] = slot(Self.smallSlotSize) }
     leaderSlot = leaders
     helperSlot = schedule.helpers.map { _ in slot(Self.smallSlotSize) }
     slotSizes = sizes
 
     let areaSize = UInt64(ExecutorArea.size(slots: sizes))
-    areaAddress = try Self.gap(of: areaSize + UInt64(2 * pageSize) + 2 * Self.detourSize, in: tasks)
+    let size = areaSize + UInt64(2 * pageSize) + 2 * Self.detourSize
+    guard let gap = reading.examination.occupied.gap(of: size) else {
+      throw Failure(
+        "mm-\(tasks[0].pid).img and others: the tasks' memory leaves no common gap of \(size) bytes below 0x700000000000 for the executors")
+    }
+    areaAddress = gap
     stubAddress = areaAddress + areaSize + UInt64(pageSize)
     detourAddress = stubAddress + UInt64(pageSize)
     besideAddress = detourAddress + Self.detourSize
@@ -118,57 +131,23 @@ public struct Plan {
     }
   }
 
-  private static func check(_ tasks: [RestoredTask], _ cores: [[CoreImage]], _ restore: RestoreContext) throws(Failure) {
-    try RestoredNamespaces.check(tasks, restore)
-    var memories: Set<UInt32> = []
-    for (task, cores) in zip(tasks, cores) where !task.isZombie {
-      guard memories.insert(task.ids.vmId).inserted else {
-        throw Failure(
-          "ids-\(task.pid).img: task \(task.pid) shares its memory with another process, which is not supported yet (clone-vm)")
-      }
-      try AddressSpace.check(task, restore)
-      try DescriptorTable.check(task, restore)
-      try FileSystemContext.check(task, restore)
-      try task.checkVDSO(cores, restore)
-      for vma in task.memory.vmas where vma.status & (1 << 8) != 0 {
-        let end = vma.pgoff + (vma.end - vma.start)
-        restore.sharedMemorySizes[vma.shmid] = max(restore.sharedMemorySizes[vma.shmid] ?? 0, end)
-      }
-    }
-    try restore.checkUsers()
+  /// What the images say of a task is forgotten until it is its turn again, if the tree is large.
+  func rest(_ task: RestoredTask) { if rests { task.rest() } }
+
+  /// Has a task that rests know again what the images say of it. Each thread has images of its own.
+  func wake(_ task: RestoredTask, _ parts: RestoredTask.Parts, _ images: TaskImages) throws(Failure) {
+    try task.wake(parts) { (parts) throws(Failure) in try images.read(parts, of: task) }
   }
 
   /// The number of a task's leader's slot.
-  func slot(of task: RestoredTask) -> Int { leaderSlot[numbers[task.pid] ?? 0] }
+  func slot(of task: RestoredTask) -> Int { leaderSlot[Int(task.index)] }
 
   /// Whether a task's descriptor table is another task's too.
   func sharesFiles(_ index: Int) -> Bool { tree.tasks[index].shares.files != nil }
-  func sharesFiles(_ task: RestoredTask) -> Bool { sharesFiles(numbers[task.pid] ?? 0) }
+  func sharesFiles(_ task: RestoredTask) -> Bool { sharesFiles(Int(task.index)) }
   /// Whether a task has its descriptors, or its root and working directory, in common with another.
   func shares(_ task: RestoredTask) -> Bool {
-    let shares = tree.tasks[numbers[task.pid] ?? 0].shares
+    let shares = tree.tasks[Int(task.index)].shares
     return shares.files != nil || shares.fs != nil
-  }
-
-  /// The lowest address from which so many bytes are free in every task.
-  private static func gap(of size: UInt64, in tasks: [RestoredTask]) throws(Failure) -> UInt64 {
-    var ranges: [(UInt64, UInt64)] = []
-    // Relatives have the same list (ImageReading.share).
-    var seen: Set<UnsafePointer<VmaEntry>?> = []
-    for task in tasks where seen.insert(task.memory.vmas.withUnsafeBufferPointer(\.baseAddress)).inserted {
-      for vma in task.memory.vmas { ranges.append((vma.start, vma.end)) }
-    }
-    ranges.sort { $0.0 < $1.0 }
-    // Far from where the kernel puts a new program's own stack and vDSO, and from low memory.
-    var candidate: UInt64 = 0x2000_0000_0000
-    for (start, end) in ranges where end > candidate {
-      if start >= candidate + size { break }
-      candidate = (end + 0xf_ffff) & ~0xf_ffff
-    }
-    guard candidate + size < 0x7000_0000_0000 else {
-      throw Failure(
-        "mm-\(tasks[0].pid).img and others: the tasks' memory leaves no common gap of \(size) bytes below 0x700000000000 for the executors")
-    }
-    return candidate
   }
 }

@@ -16,22 +16,40 @@ struct Rebuilding {
 
   init(_ construction: Construction) {
     self.construction = construction
-    for (i, task) in construction.plan.tasks.enumerated() where !task.isZombie { makeThreads(task, i) }
+    for task in construction.plan.tasks where task.forgotten.isEmpty && !task.isZombie { makeThreads(task) }
   }
 
-  private func makeThreads(_ task: RestoredTask, _ index: Int) {
+  private func makeThreads(_ task: RestoredTask) {
+    let index = Int(task.index)
     let entry = plan.tree.tasks[index]
     let numbers = ([entry.pids] + entry.threads).map { UInt32(bitPattern: $0.last?.rawValue ?? 0) }
     let tracerTIDs = [task.tracerPID] + construction.threadTIDs[index]
     let slots = [plan.leaderSlot[index]] + plan.threadSlots[index]
+    let cores = [task.image] + plan.threadCores[index]
     task.threads = numbers.indices.map { i in
       let thread = RestoredThread(
-        core: plan.threadCores[index][i], isLeader: i == 0, pid: numbers[0], tid: numbers[i],
+        core: cores[i], isLeader: i == 0, pid: numbers[0], tid: numbers[i],
         slot: construction.area.slots[slots[i]])
       thread.tracerTID = tracerTIDs[i]
       thread.task = task
       return thread
     }
+  }
+
+  /// It is a task's turn: what it forgot while it rested is known again.
+  private func wake(_ task: RestoredTask, _ parts: RestoredTask.Parts = .belongings) throws(Failure) {
+    try construction.wake(task, parts)
+    if task.threads.isEmpty { makeThreads(task) }
+  }
+
+  /// Until its next turn.
+  private func rest(_ task: RestoredTask) {
+    if !plan.rests { return }
+    for thread in task.threads {
+      restore.warnings += thread.warnings
+      thread.warnings = []
+    }
+    task.rest()
   }
 
   func run() throws(Failure) {
@@ -70,6 +88,8 @@ struct Rebuilding {
     _ tasks: [RestoredTask], _ body: (RestoredTask, inout ProgramSequence) throws(Failure) -> Void
   ) throws(Failure) {
     try construction.run(tasks) { (task) throws(Failure) -> Construction.Work in
+      try wake(task)
+      defer { rest(task) }
       var sequence = construction.sequence(in: task.threads[0].slot)
       try body(task, &sequence)
       return (task.description, sequence)
@@ -93,15 +113,15 @@ struct Rebuilding {
     let stub = StubState(root: plan.tasks[0].tracerPID)
     if restore.privileges.makesUserNamespace { stub.takeIDs(of: restore.expectedStub) }
     let zombies = zombiesByParent()
-    var places: [(index: Int, task: RestoredTask, thread: RestoredThread)] = []
-    for (index, task) in plan.tasks.enumerated() where !task.isZombie {
-      for thread in task.threads {
-        thread.stub = stub
-        places.append((index, task, thread))
-      }
-    }
+    // One that rests has one thread.
+    let places = living.flatMap { task in (0..<max(task.threads.count, 1)).map { (task: task, thread: $0) } }
     try construction.run(places) { (place) throws(Failure) -> Construction.Work in
-      let (index, task, thread) = place
+      let task = place.task
+      try wake(task, .all)
+      defer { rest(task) }
+      let thread = task.threads[place.thread]
+      thread.stub = stub
+      let index = Int(task.index)
       var sequence = ProgramSequence(thread.slot)
       if thread.isLeader { takeDeaths(zombies[index] ?? [], &sequence.current) }
       try SeccompFilters.restore(thread, restore.seccomp, &sequence.current)

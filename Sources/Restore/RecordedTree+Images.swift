@@ -16,11 +16,11 @@ extension RecordedTree {
     let own = checkpoint.dumpersPIDNamespace
     let hasLevels = checkpoint.tree.contains { !$0.nsPids.isEmpty }
     var named: Set<UInt32> = []
-    let users = Users(checkpoint.tasks)
+    let users = Users(checkpoint.reading.tasks)
     var tasks: [RecordedTask] = []
     tasks.reserveCapacity(checkpoint.tree.count)
     for (i, entry) in checkpoint.tree.enumerated() {
-      let task = checkpoint.tasks[i]
+      let task = checkpoint.reading.tasks[i]
       let parent = places[entry.ppid]
       guard i == 0 ? entry.ppid == 0 || parent == nil : parent != nil else {
         throw Failure("pstree.img: entry \(i): the parent \(entry.ppid) of task \(entry.pid) is not in the tree")

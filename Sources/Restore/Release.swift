@@ -16,13 +16,22 @@ struct Release {
   private let theirs: Share
   private let companion = Companion()
 
-  private typealias Place = (thread: RestoredThread, task: RestoredTask)
+  /// A thread, and the process that it belongs to, which has none to show while it rests: then it is the only one.
+  private struct Place {
+    var task: RestoredTask
+    var thread: RestoredThread?
+
+    var isLeader: Bool { thread?.isLeader ?? true }
+    var tid: UInt32 { thread?.tid ?? task.pid }
+    var tracerTID: Int32 { thread?.tracerTID ?? task.tracerPID }
+    var isAttached: Bool { thread?.isAttached ?? false }
+  }
 
   /// The threads that one of the two traces.
   private struct Share {
     var places: [Place] = []
     /// Processes whose leader is among them.
-    var processes: [RestoredTask] { places.compactMap { $0.thread.isLeader ? $0.task : nil } }
+    var processes: [RestoredTask] { places.compactMap { $0.isLeader ? $0.task : nil } }
   }
 
   /// For fewer threads a second one of this process is not worth its making.
@@ -31,11 +40,13 @@ struct Release {
   init(_ construction: Construction) {
     self.construction = construction
     tasks = construction.plan.tasks.filter { !$0.isZombie }
-    let places = tasks.flatMap { task in task.threads.map { (thread: $0, task: task) } }
+    let places = tasks.flatMap { task in
+      task.threads.isEmpty ? [Place(task: task)] : task.threads.map { Place(task: task, thread: $0) }
+    }
     var (mine, theirs) = (Share(), Share())
     for (index, place) in places.enumerated() {
       // Some this thread has attached to already.
-      if places.count < Self.leastToShare || index < places.count / 2 || place.thread.isAttached {
+      if places.count < Self.leastToShare || index < places.count / 2 || place.isAttached {
         mine.places.append(place)
       } else {
         theirs.places.append(place)
@@ -58,7 +69,8 @@ struct Release {
       for first in stride(from: 0, to: processes.count, by: Self.batchSize) {
         try Self.takeArea(from: processes[first..<min(first + Self.batchSize, processes.count)], construction)
       }
-      for place in share.places { try Self.dress(place, extendedStateSize) }
+      let images = TaskImages(construction.restore)
+      for place in share.places { try Self.dress(place, extendedStateSize, construction.plan, images) }
     }
     try letGo()
   }
@@ -72,17 +84,16 @@ struct Release {
 
   private static func stop(_ share: Share) throws(Failure) {
     for place in share.places { try attach(place) }
-    for (thread, task) in share.places {
-      try about("\(task.description): stopping thread \(thread.tid)") { () throws(Errno) in try stop(thread.tracerTID) }
+    for place in share.places {
+      try about("\(place.task.description): stopping thread \(place.tid)") { () throws(Errno) in try stop(place.tracerTID) }
     }
   }
 
   private static func attach(_ place: Place) throws(Failure) {
-    let (thread, task) = place
-    try about("\(task.description): attaching to thread \(thread.tid)") { () throws(Errno) in
-      if !thread.isAttached { try Ptrace.seize(thread.tracerTID, [.exitKill, .traceSysGood]) }
-      thread.isAttached = true
-      try Ptrace.interrupt(thread.tracerTID)
+    try about("\(place.task.description): attaching to thread \(place.tid)") { () throws(Errno) in
+      if !place.isAttached { try Ptrace.seize(place.tracerTID, [.exitKill, .traceSysGood]) }
+      place.thread?.isAttached = true
+      try Ptrace.interrupt(place.tracerTID)
     }
   }
 
@@ -125,13 +136,16 @@ struct Release {
     }
   }
 
-  private static func dress(_ place: Place, _ extendedStateSize: Int) throws(Failure) {
-    let (thread, task) = place
-    guard let info = thread.core.threadInfo else { return }
-    let tid = thread.tracerTID
-    try about("\(task.description): giving thread \(thread.tid) its registers") { () throws(Errno) in
+  private static func dress(_ place: Place, _ extendedStateSize: Int, _ plan: Plan, _ images: TaskImages) throws(Failure) {
+    let task = place.task
+    if place.thread == nil { try plan.wake(task, .registers, images) }
+    defer { plan.rest(task) }
+    let core = place.thread?.core ?? task.core
+    guard let info = core.threadInfo else { return }
+    let tid = place.tracerTID
+    try about("\(task.description): giving thread \(place.tid) its registers") { () throws(Errno) in
       try Ptrace.setExtendedState(tid, CPUState.extendedState(of: info, size: extendedStateSize))
-      let mask = thread.core.threadCore?.blkSigset ?? thread.core.tc?.blkSigset ?? 0
+      let mask = core.threadCore?.blkSigset ?? core.tc?.blkSigset ?? 0
       try Ptrace.setSignalMask(tid, mask)
       try Ptrace.setRegisters(tid, CPUState.registers(of: info))
     }
@@ -156,9 +170,10 @@ struct Release {
   }
 
   private static func allowToLive(_ share: Share, leaveStopped: Bool) {
-    for (thread, task) in share.places {
-      try? Ptrace.setOptions(thread.tracerTID, [])
-      guard thread.isLeader else { continue }
+    for place in share.places {
+      try? Ptrace.setOptions(place.tracerTID, [])
+      guard place.isLeader else { continue }
+      let task = place.task
       if task.isStopped {
         kill(task.tracerPID, Int32(task.core.tc?.stopSigno ?? UInt32(SIGSTOP)))
       } else if leaveStopped {
@@ -172,12 +187,12 @@ struct Release {
     var ended: [Place] = []
     for place in share.places {
       // An error says that it was killed in this moment, maybe by a brother who runs already.
-      do throws(Errno) { try Ptrace.detach(place.thread.tracerTID) } catch { ended.append(place) }
+      do throws(Errno) { try Ptrace.detach(place.tracerTID) } catch { ended.append(place) }
     }
     // Its parent hears of its end when its tracer has; and a leader ends when its threads have (kernel/exit.c: wait_task_zombie).
     for leaders in [false, true] {
-      for (thread, _) in ended where thread.isLeader == leaders && thread.tracerTID != top {
-        _ = cl_syscall(Int(__NR_wait4), Int(thread.tracerTID), 0, 0x4000_0000 /* __WALL */, 0, 0, 0)
+      for place in ended where place.isLeader == leaders && place.tracerTID != top {
+        _ = cl_syscall(Int(__NR_wait4), Int(place.tracerTID), 0, 0x4000_0000 /* __WALL */, 0, 0, 0)
       }
     }
   }

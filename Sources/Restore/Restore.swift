@@ -77,9 +77,7 @@ public enum Restore {
     pidfile?.keep()
     plan.restore.links.remove()
     statistics.restoreTime = UInt32(clamping: (nanoseconds() - begin) / 1000)
-    statistics.pagesRestored = plan.tasks.reduce(0) { sum, task in
-      sum + task.recordedPages().reduce(0) { $0 + ($1.range.upperBound - $1.range.lowerBound) / UInt64(pageSize) }
-    }
+    statistics.pagesRestored = plan.pages
     writeStatistics(statistics, plan.restore)
     return Result(
       root: plan.tasks[0].tracerPID, top: construction.topPID, statistics: statistics, warnings: plan.restore.warnings,

@@ -45,7 +45,7 @@ extension Forking {
   func sight(_ birth: Birth) throws(Failure) -> Sighting {
     let number = Int32(truncatingIfNeeded: birth.slot.result(birth.call))
     let depth = level(of: birth.parent) - plan.levels.tool
-    guard let parent = construction.tracerPIDs[birth.parent] else {
+    guard let parent = construction.tracerPID(of: birth.parent) else {
       throw Failure("\(construction.name(birth.parent)) has a child, but does not exist")
     }
     if depth == 0 { return Sighting(number) }

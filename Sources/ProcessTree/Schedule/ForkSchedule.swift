@@ -113,6 +113,11 @@ public struct ForkSchedule: Hashable, Sendable {
     reservedPIDs[namespace]?.contains(pid) ?? false
   }
 
+  /// Who goes by the waves need not be told what each step waits for, which is a list for each.
+  public mutating func forgetDependencies() {
+    for i in steps.indices { steps[i].dependencies = [] }
+  }
+
   /// What the caller asks of a schedule.
   public struct Options: Hashable, Sendable {
     /// Sessions and groups led from outside the tree are inherited from the restoring shell.

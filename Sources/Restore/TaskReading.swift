@@ -1,0 +1,175 @@
+import Checkpoint
+import Glibc
+import Linux
+import Resources
+import SystemPackage
+
+/// Reads what the images say of each task, and has it looked at.
+///
+/// In a tree of thousands that is done for some hundred at a time, which rest as soon as they have been looked at (``RestoredTask/rest()``):
+/// the restore of such a tree takes little more memory than that of a few.
+final class TaskReading {
+  private let restore: RestoreContext
+  /// In the order of the tree.
+  private(set) var tasks: [RestoredTask] = []
+  /// For each task, the core images of its threads but the leader.
+  private(set) var threadCores: [[CoreImage]] = []
+  private(set) var examination = Examination()
+  /// Whether tasks rest. Who has not the right to everything changes what the images say.
+  let rests: Bool
+  /// How many tasks have been looked at.
+  private var examined = 0
+
+  /// How many tasks or threads it takes for a second thread to be worth its while.
+  private static let many = 32
+  /// So many tasks are read in one go.
+  private static let turn = 8
+  /// From so many tasks on they rest. The environment variable `SWIFT_RESTORE_LARGE` has another number, so that small trees can be
+  /// restored as large ones are.
+  static let large = getenv("SWIFT_RESTORE_LARGE").flatMap { Int(String(cString: $0)) } ?? 4096
+  /// So many are awake at the same time then.
+  private static let company = max(min(512, large), 2)
+
+  init(_ tree: [PstreeEntry], _ restore: RestoreContext) {
+    self.restore = restore
+    rests = tree.count > Self.large && !restore.privileges.areLimited
+    tasks.reserveCapacity(tree.count)
+    threadCores.reserveCapacity(tree.count)
+  }
+
+  /// The tracer and its companion read many tasks by turns; or half of the threads each, if a task has many of these. The companion has
+  /// gone when this returns.
+  func run(_ tree: [PstreeEntry]) throws(Failure) {
+    let companion = Companion()
+    if max(tree.count, tree.map(\.threads.count).max() ?? 0) >= Self.many { companion.hire() }
+    let (mine, theirs) = (TaskImages(restore), TaskImages(restore))
+    if tree.count < Self.many, !rests {
+      for (i, entry) in tree.enumerated() { add(try mine.read(entry, at: i, companion)) }
+      return
+    }
+    let size = rests ? Self.company : tree.count
+    for first in stride(from: 0, to: tree.count, by: size) {
+      try read(tree[first..<min(first + size, tree.count)], mine, theirs, companion)
+      guard rests else { continue }
+      try examine()
+      for task in tasks[first...] { task.rest() }
+    }
+    // The program's code is large, and what comes now is other code.
+    if rests { dropCode() }
+  }
+
+  private typealias Turn = (index: Int, tasks: [TaskImages.Read])
+
+  private func read(
+    _ entries: ArraySlice<PstreeEntry>, _ mine: TaskImages, _ theirs: TaskImages, _ companion: Companion
+  ) throws(Failure) {
+    let turns = Turns((entries.count + Self.turn - 1) / Self.turn)
+    func readTurns(_ images: TaskImages) throws(Failure) -> [Turn] {
+      var list: [Turn] = []
+      while let index = turns.next() {
+        let first = entries.startIndex + index * Self.turn
+        var read: [TaskImages.Read] = []
+        for i in first..<min(first + Self.turn, entries.endIndex) { read.append(try images.read(entries[i], at: i, nil)) }
+        list.append((index, read))
+      }
+      return list
+    }
+    var (mineRead, theirsRead): ([Turn], [Turn]) = ([], [])
+    try companion.share(
+      { () throws(Failure) in mineRead = try readTurns(mine) },
+      { () throws(Failure) in theirsRead = try readTurns(theirs) })
+    for turn in (mineRead + theirsRead).sorted(by: { $0.index < $1.index }) {
+      for read in turn.tasks { add(read) }
+    }
+  }
+
+  private func add(_ read: TaskImages.Read) {
+    tasks.append(read.task)
+    threadCores.append(read.others)
+    restore.tasks[read.task.pid] = read.task
+  }
+
+  /// Looks at those that have not been looked at.
+  func examine() throws(Failure) {
+    try RestoredNamespaces.check(tasks[examined...], restore)
+    for i in tasks.indices[examined...] where !tasks[i].isZombie {
+      try examination.look(at: tasks[i], threadCores[i], restore)
+    }
+    examined = tasks.count
+  }
+}
+
+/// What is found out of tasks while all that the images say of them is known.
+struct Examination {
+  private var memories: Set<UInt32> = []
+  /// The highest number of a descriptor.
+  private(set) var highestDescriptor: UInt32 = 2
+  private(set) var occupied = OccupiedAddresses()
+  /// Pages that have their bytes in the images.
+  private(set) var pages: UInt64 = 0
+
+  mutating func look(at task: RestoredTask, _ others: [CoreImage], _ restore: RestoreContext) throws(Failure) {
+    guard memories.insert(task.ids.vmId).inserted else {
+      throw Failure(
+        "ids-\(task.pid).img: task \(task.pid) shares its memory with another process, which is not supported yet (clone-vm)")
+    }
+    try AddressSpace.check(task, restore)
+    try DescriptorTable.check(task, restore)
+    try FileSystemContext.check(task, restore)
+    let cores = [task.image] + others
+    try task.checkVDSO(cores, restore)
+    for vma in task.memory.vmas where vma.status & (1 << 8) != 0 {
+      let end = vma.pgoff + (vma.end - vma.start)
+      restore.sharedMemorySizes[vma.shmid] = max(restore.sharedMemorySizes[vma.shmid] ?? 0, end)
+    }
+    restore.concede(task, cores)
+    for entry in task.descriptors { highestDescriptor = max(highestDescriptor, entry.fd) }
+    occupied.add(task.memory.vmas)
+    for page in task.pagemap where page.isRecorded { pages &+= page.pageCount }
+  }
+}
+
+/// Where any task of a tree has memory, as far as the executors might live there.
+struct OccupiedAddresses {
+  private var ranges: [Range<UInt64>] = []
+  /// Relatives have the same list (``RestoredTask/memory``).
+  private var last: [VmaEntry] = []
+  private var limit = 1 << 12
+
+  /// Far from where the kernel puts a new program's own stack and vDSO, and from low memory.
+  private static let window: Range<UInt64> = 0x2000_0000_0000..<0x7000_0000_0000
+  /// Gaps that are smaller do not matter where there are very many.
+  private static let least: UInt64 = 16 << 20
+
+  mutating func add(_ vmas: [VmaEntry]) {
+    if last.withUnsafeBufferPointer(\.baseAddress) == vmas.withUnsafeBufferPointer(\.baseAddress) { return }
+    last = vmas
+    for vma in vmas where vma.end > Self.window.lowerBound && vma.start < vma.end { ranges.append(vma.start..<vma.end) }
+    if ranges.count > limit {
+      merge(closer: Self.least)
+      limit = max(limit, 2 * ranges.count)
+    }
+  }
+
+  private mutating func merge(closer distance: UInt64) {
+    var merged: [Range<UInt64>] = []
+    for range in ranges.sorted(by: { $0.lowerBound < $1.lowerBound }) {
+      if let last = merged.last, range.lowerBound <= last.upperBound &+ distance {
+        merged[merged.count - 1] = last.lowerBound..<max(last.upperBound, range.upperBound)
+      } else {
+        merged.append(range)
+      }
+    }
+    ranges = merged
+  }
+
+  /// The lowest address from which so many bytes are free in every task; nil if there is none.
+  func gap(of size: UInt64) -> UInt64? {
+    var candidate = Self.window.lowerBound
+    for range in ranges.sorted(by: { $0.lowerBound < $1.lowerBound }) where range.upperBound > candidate {
+      if range.lowerBound >= candidate + size { break }
+      candidate = (range.upperBound + 0xf_ffff) & ~0xf_ffff
+    }
+    return candidate + size < Self.window.upperBound ? candidate : nil
+  }
+}
