@@ -36,7 +36,9 @@ final class Batches {
   /// A task that has been written goes back to its stop: there are more than the dead man's switch can watch, or so many that of each
   /// as little as possible is to be held.
   private let givesBack: Bool
-  private static let most = DeadManSwitch.capacity / 2
+  static let most = DeadManSwitch.capacity / 2
+  /// For mappings that are read again; of one thread at a time.
+  private let reader = Glance.Reader()
 
   init(
     _ tasks: [DumpedTask], _ images: ImageSet, _ scan: MemoryScan, _ snapshot: Snapshot?, _ collector: Collector,
@@ -99,6 +101,9 @@ final class Batches {
   private func look(at index: Int) throws(Failure) {
     for task in batches[index] where !task.isZombie {
       task.begin()
+      if task.losesMappings {
+        (task.mappings, _) = try Glance.mappings(of: Glance.Place(pid: task.pid, folder: task.directory.folder, isZombie: false), reader)
+      }
       try AddressSpace.record(task, dump)
       try FileSystemContext.record(task, dump)
       try DescriptorTable.record(task, dump, companion)

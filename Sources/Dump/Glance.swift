@@ -51,7 +51,7 @@ struct Glance {
       isForeseen = true
       mappings = foreseen
     } else {
-      mappings = reader.hold(try readMappings(of: task, reader))
+      (mappings, scanAhead) = try Self.mappings(of: task, reader)
     }
     timers = try about("task \(task.pid): reading its timers") { () throws(Errno) in
       let file = try task.folder.open("timers")
@@ -59,7 +59,8 @@ struct Glance {
     }
   }
 
-  private mutating func readMappings(of task: Place, _ reader: Reader) throws(Failure) -> [Mapping] {
+  /// Its mappings, and what was seen of its pages while they were read.
+  static func mappings(of task: Place, _ reader: Reader) throws(Failure) -> ([Mapping], PageScan?) {
     try about("task \(task.pid)") { () throws(Failure) in
       let companion = reader.companion.flatMap { $0.isFree ? $0 : nil }
       var scan: PageScan?
@@ -74,9 +75,7 @@ struct Glance {
         guard let scan, let pagesAhead = task.pagesAhead else { return false }
         return pagesAhead.step(scan, known, of: task.pid)
       }
-      let mappings = try many.read()
-      scanAhead = scan
-      return mappings
+      return (reader.hold(try many.read()), scan)
     }
   }
 

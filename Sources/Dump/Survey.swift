@@ -7,6 +7,32 @@ import Resources
 import SystemPackage
 import Tracee
 
+/// The tasks that were looked at last, of a tree of very many: those that have mappings like nobody else near them do not keep these.
+private struct RecentMappings {
+  private var tasks: [DumpedTask] = []
+  private let isUsed: Bool
+
+  /// The tracer and its companion each hold those of the task before in common with the next.
+  private static let most = 16
+
+  init(isUsed: Bool) { self.isUsed = isUsed }
+
+  mutating func append(_ task: DumpedTask) {
+    guard isUsed, !task.isForeseen, task.scanAhead == nil else { return }
+    tasks.append(task)
+    if tasks.count == Self.most { decide() }
+  }
+
+  mutating func end() { while !tasks.isEmpty { decide() } }
+
+  /// About the first half of them.
+  private mutating func decide() {
+    let places = tasks.map { $0.mappings.withUnsafeBufferPointer(\.baseAddress) }
+    for (i, task) in tasks.prefix(Self.most / 2).enumerated() where places.count(where: { $0 == places[i] }) == 1 { task.loseMappings() }
+    tasks.removeFirst(min(Self.most / 2, tasks.count))
+  }
+}
+
 /// What can be seen of a frozen tree from outside, and what of it cannot be dumped.
 struct Survey {
   private(set) var tasks: [DumpedTask] = []
@@ -31,6 +57,7 @@ struct Survey {
     var options = options
     options.tree = Set(frozen.map(\.pid))
     let table = try about("reading this process's namespaces") { () throws(Errno) in try NamespaceTable() }
+    var recent = RecentMappings(isUsed: frozen.count > Batches.most && !options.snapshot)
     for dumped in frozen {
       guard let glance = try glances.next() else { continue }
       dumped.status = glance.status
@@ -44,7 +71,9 @@ struct Survey {
       if glance.namespace(.net) == 0 { throw Failure("\(dumped.description) died while it was being dumped") }
       try table.look(at: dumped, inodes: glance.namespace)
       try look(at: dumped, glance, own, table, options)
+      recent.append(dumped)
     }
+    recent.end()
     table.pidNamespaceIDs = pidNamespaces.ids
     objections += try table.objections()
     namespaces = table

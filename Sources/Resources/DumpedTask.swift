@@ -22,6 +22,8 @@ public final class DumpedTask {
   /// IDs of its POSIX timers and how they were made; asked from outside.
   public var posixTimers: [PosixTimerEntry] = []
   public var mappings: [Mapping] = []
+  /// They were let go of, to be read again when it is its turn.
+  public private(set) var losesMappings = false
   public var memory: MmEntry {
     _read { yield heldMemory.value }
     _modify { yield &heldMemory.value }
@@ -135,6 +137,9 @@ public final class DumpedTask {
     for thread in traced { thread.forget() }
     if threads.count == 1 { threads = [] }
   }
+
+  /// Lets go of its mappings until it is its turn: there are many tasks, and no relative near it has the same.
+  public func loseMappings() { (mappings, losesMappings) = ([], true) }
 
   /// Gives back the memory of what is in the images now.
   public func forgetWritten() {

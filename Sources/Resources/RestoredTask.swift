@@ -19,7 +19,7 @@ public final class RestoredTask {
   /// Its place among the tasks of the tree.
   public let index: Int32
   public let image: CoreImage
-  /// But for the registers it is there always.
+  /// But for what it says of the thread it is there always.
   public var core: CoreEntry { _read { yield image.entry } }
   /// The objects that it may share with others; the namespaces are mostly those of its relatives.
   public var ids: TaskKobjIdsEntry {
@@ -228,8 +228,9 @@ extension RestoredTask {
     public static var memory: Parts { Parts(rawValue: 1) }
     public static var pagemap: Parts { Parts(rawValue: 2) }
     public static var descriptors: Parts { Parts(rawValue: 4) }
-    public static var registers: Parts { Parts(rawValue: 8) }
-    public static var all: Parts { [.memory, .pagemap, .descriptors, .registers] }
+    /// The registers, and what else its only thread has.
+    public static var thread: Parts { Parts(rawValue: 8) }
+    public static var all: Parts { [.memory, .pagemap, .descriptors, .thread] }
     /// What it is given before its threads get their states.
     public static var belongings: Parts { [.memory, .pagemap, .descriptors] }
   }
@@ -278,11 +279,11 @@ extension RestoredTask {
   /// Forgets what can be read again. Only what relatives have too, and what it was doing, is known of it then.
   public func rest() {
     guard mayRest else { return }
-    forgotten = own.union(.registers)
+    forgotten = own.union(.thread)
     if own.contains(.memory) { heldMemory = Self.nothing }
     if own.contains(.pagemap) { heldPagemap = [] }
     if own.contains(.descriptors) { heldDescriptors = [] }
-    image.entry.threadInfo = nil
+    (image.entry.threadInfo, image.entry.threadCore) = (nil, nil)
     (threads, kernelMade) = ([], nil)
   }
 
@@ -296,7 +297,10 @@ extension RestoredTask {
     if missing.contains(.memory) { heldMemory = Held(found.memory) }
     if missing.contains(.pagemap) { heldPagemap = found.pagemap }
     if missing.contains(.descriptors) { heldDescriptors = found.descriptors }
-    if missing.contains(.registers) { image.entry.threadInfo = found.registers }
+    if missing.contains(.thread) {
+      image.entry.$threadInfo = found.core.$threadInfo
+      image.entry.$threadCore = found.core.$threadCore
+    }
     forgotten.subtract(missing)
   }
 
@@ -305,7 +309,7 @@ extension RestoredTask {
     public var memory = MmEntry()
     public var pagemap: [PagemapEntry] = []
     public var descriptors: [FdinfoEntry] = []
-    public var registers: ThreadInfoX86?
+    public var core = CoreEntry()
 
     public init() {}
   }

@@ -138,7 +138,7 @@ struct Release {
 
   private static func dress(_ place: Place, _ extendedStateSize: Int, _ plan: Plan, _ images: TaskImages) throws(Failure) {
     let task = place.task
-    if place.thread == nil { try plan.wake(task, .registers, images) }
+    if place.thread == nil { try plan.wake(task, .thread, images) }
     defer { plan.rest(task) }
     let core = place.thread?.core ?? task.core
     guard let info = core.threadInfo else { return }

@@ -50,11 +50,7 @@ final class TaskImages {
     relative = task.relative
     let tids = entry.threads.filter { $0 != entry.pid }
     let others = try readCores(tids, companion)
-    for (tid, core) in zip([entry.pid] + tids, [task.image] + others)
-    where core.entry.threadInfo == nil || core.entry.threadCore == nil {
-      throw Failure(
-        "core-\(tid).img: the registers (thread_info) or the thread's part (thread_core) are missing")
-    }
+    for (tid, core) in zip([entry.pid] + tids, [task.image] + others) { try Self.checkThread(core.entry, tid) }
     return (task, others)
   }
 
@@ -74,6 +70,11 @@ final class TaskImages {
     return mine + theirs
   }
 
+  private static func checkThread(_ core: CoreEntry, _ tid: UInt32) throws(Failure) {
+    if core.threadInfo != nil, core.threadCore != nil { return }
+    throw Failure("core-\(tid).img: the registers (thread_info) or the thread's part (thread_core) are missing")
+  }
+
   private func readCore(_ tid: UInt32) throws(Failure) -> CoreEntry {
     var core = try restore.one(CoreEntry.self, .core(tid))
     known.hold(&core)
@@ -86,7 +87,10 @@ final class TaskImages {
     if parts.contains(.memory) { found.memory = try restore.one(MmEntry.self, .mm(task.pid)) }
     if parts.contains(.pagemap) { found.pagemap = try readPagemap(of: task.pid).entries }
     if parts.contains(.descriptors) { found.descriptors = try restore.all(FdinfoEntry.self, .fdinfo(task.ids.filesId)) }
-    if parts.contains(.registers) { found.registers = try restore.one(CoreEntry.self, .core(task.pid)).threadInfo }
+    if parts.contains(.thread) {
+      found.core = try restore.one(CoreEntry.self, .core(task.pid))
+      try Self.checkThread(found.core, task.pid)
+    }
     return found
   }
 

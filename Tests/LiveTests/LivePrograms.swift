@@ -15,6 +15,16 @@ extension Live {
       try program.run { try $0.cycle() }
     }
 
+    /// What is forgotten of a task between its turns, where there are thousands, is read again.
+    @Test(arguments: LiveProgram.all)
+    func survivesAsOneOfThousands(_ program: LiveProgram) throws {
+      try program.run { job in
+        try job.dump()
+        let restored = try job.tryRestore(prefix: ["env", "SWIFT_RESTORE_LARGE=1"])
+        if restored.code != 0 { throw LiveFailure("restore exits \(restored.code): \(restored.errors)") }
+      }
+    }
+
     /// Into a tmpfs the tool writes beside the task, and begins while it reads the mappings of one that has many.
     @Test(arguments: ["mem_many", "mem_patchwork", "mem_big"])
     func survivesInMemory(_ name: String) throws {

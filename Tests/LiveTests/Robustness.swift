@@ -104,7 +104,7 @@ extension Live {
           }
           #expect(unharmed, "\(odd.count), the first \(odd.first ?? 0)")
         }
-        try expectSmall(job, try job.tryDump(["--leave-running"], to: job.path("first"), prefix: measuring(job)), mebibytes: 18)
+        try expectSmall(job, try job.tryDump(["--leave-running"], to: job.path("first"), prefix: measuring(job)), mebibytes: 22)
         Files.remove(job.path("first"))
         expectUnharmed()
         // One of the last fails, when most have been given back.
@@ -112,9 +112,9 @@ extension Live {
         #expect(failed.code == 1 && failed.errors.contains("EDOM"), "\(failed.errors)")
         Files.remove(job.path("second"))
         expectUnharmed()
-        try expectSmall(job, try job.tryDump(prefix: measuring(job)), mebibytes: 18)
+        try expectSmall(job, try job.tryDump(prefix: measuring(job)), mebibytes: 22)
         for pid in tree { _ = Processes.wait(for: pid, seconds: 10) }
-        try expectSmall(job, try job.tryRestore(prefix: measuring(job)))
+        try expectSmall(job, try job.tryRestore(prefix: measuring(job)), mebibytes: 22)
       }
     }
 

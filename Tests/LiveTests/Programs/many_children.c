@@ -1,4 +1,4 @@
-// 100 children, each with memory of its own and a pipe to its parent.
+// 100 children, each with memory of its own, in mappings that its brothers beside it do not have, and a pipe to its parent.
 #include "check.h"
 #ifndef N
 #define N 100
@@ -13,10 +13,14 @@ int main(int argc, char **argv) {
     if ((pids[i] = MUST(fork())) == 0) {
       char *own = malloc(8192);
       fill(own, 8192, i);
+      size_t size = 4096 * (1 + i % 3);
+      char *apart = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (apart == MAP_FAILED) _exit(1);
+      fill(apart, size, i + 1);
       int one = 1, number;
       write(answer[1], &one, sizeof one);
       if (read(ask[0], &number, sizeof number) != sizeof number) _exit(1);
-      number = filled(own, 8192, i) ? getpid() : -1;
+      number = filled(own, 8192, i) && filled(apart, size, i + 1) ? getpid() : -1;
       write(answer[1], &number, sizeof number);
       _exit(number == -1);
     }
