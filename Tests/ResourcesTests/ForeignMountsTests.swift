@@ -37,7 +37,7 @@ import Testing
     restore.namespaces.own.ipcNsId = 3
     var ids = TaskKobjIdsEntry()
     (ids.mntNsId, ids.pidNsId, ids.ipcNsId) = (9, pidNamespace, 3)
-    restore.tasks[1] = RestoredTask(pid: 1, core: CoreImage(CoreEntry()), ids: ids)
+    restore.tasks[1] = RestoredTask(pid: 1, at: 0, core: CoreImage(CoreEntry()), ids: ids)
     var entries = entries
     try ForeignMounts.explain(&entries, of: 9, own: Self.own, restore)
     return withExtendedLifetime(folder) { entries }
