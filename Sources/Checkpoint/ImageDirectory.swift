@@ -54,6 +54,9 @@ public struct ImageDirectory: ~Copyable, Sendable {
   /// Whether users other than the folder's owner can put files of theirs in the place of images.
   public var isOpenToOthers: Bool { SystemCalls.isOpenToOthers(descriptor) }
 
+  /// The names of all files in it.
+  public var names: [String] { SystemCalls.names(descriptor) }
+
   /// Whether there is such a file, or should be one.
   public func contains(_ file: ImageFile) -> Bool {
     expects(file) || SystemCalls.exists(descriptor, file.fileName)

@@ -38,7 +38,7 @@ public final class Filling {
   public private(set) var isDone = false
 
   /// Below so many bytes the task's own read is quicker.
-  static let least: UInt64 = 4 << 20
+  public static let least: UInt64 = 4 << 20
 
   /// Prepares the largest of tasks that are to get their memory: those that would take longer than their share of the processors.
   public static func prepare(_ tasks: [RestoredTask], _ restore: RestoreContext) -> [RestoredTask] {

@@ -92,6 +92,7 @@ extension RestoreContext {
   }
 
   private func concede(_ denied: [String], of task: RestoredTask) {
+    if !denied.isEmpty { task.isChanged = true }
     for what in denied { concessions.add(what, of: task.description) }
   }
 }

@@ -60,8 +60,10 @@ public final class RestoredTask {
   private var own: Parts = []
   /// What it does not hold now.
   public private(set) var forgotten: Parts = []
-  /// What is known of its memory is not what the images say any more.
-  private var isChanged = false
+  /// What is known of it is not what the images say any more.
+  var isChanged = false
+  /// It has more threads than one. Such tasks are few, and do not rest.
+  public var hasThreads = false
   /// Its root directory is this process's, not the recorded one (``Concessions``).
   public internal(set) var keepsRoot = false
   /// PID in the tracer's namespace, once it exists.
@@ -268,9 +270,9 @@ extension RestoredTask {
     pages = PageSums(pagemap)
   }
 
-  /// Whether it may be forgotten what the images say of it. Tasks with several threads are few.
+  /// Whether it may be forgotten what the images say of it.
   private var mayRest: Bool {
-    !isZombie && !isChanged && threads.count <= 1 && pages.bytes < Filling.least && !hasForeignVDSO && !isSeized
+    !isZombie && !isChanged && !hasThreads && pages.bytes < Filling.least && !hasForeignVDSO && !isSeized
       && core.threadCore?.seccompMode?.rawValue ?? 0 == 0
   }
 

@@ -133,6 +133,7 @@ final class Construction {
 
   /// Who has a PID in this process's namespace.
   func actor(_ pid: Int32) -> ForkSchedule.Actor? {
+    if pid <= 0 { return nil }
     if let task = plan.tasks.first(where: { $0.tracerPID == pid }) { return .task(TaskID(Int(task.index))) }
     return helperPIDs.first { $0.value == pid }.map { .helper($0.key) }
   }

@@ -12,7 +12,8 @@ struct LoadedCheckpoint {
   let dumpersPIDNamespace: UInt32
   let reading: TaskReading
 
-  init(_ options: RestoreOptions, images: String) throws(Failure) {
+  /// - Parameter isExamined: It is to be restored, and not only its tree that is wanted.
+  init(_ options: RestoreOptions, images: String, isExamined: Bool = true) throws(Failure) {
     let directory = try Self.open(images)
     let inventory = try asFailure { () throws(ImageError) in try directory.readInventory(expecting: options.verify) }
     if options.verify, options.verifyMemory { try Self.refuseDamage(directory) }
@@ -28,7 +29,7 @@ struct LoadedCheckpoint {
     try Self.readShared(restore)
     for entry in tree { restore.pids.insert(entry.pid) }
     reading = TaskReading(tree, restore)
-    try reading.run(tree)
+    try reading.run(tree, isExamined: isExamined)
     restore.directory.forgetCompared()
     self.restore = restore
   }

@@ -52,6 +52,9 @@ extension Construction {
 
   /// One large task is work for more than one processor. What is begun here, by the address of the slot, is to be continued.
   private func fillLarge(_ tasks: [RestoredTask]) throws(Failure) -> [UInt64: ProgramSequence] {
+    for task in tasks where task.pages.bytes >= Filling.least {
+      if let donor = task.donor { try wake(donor) }
+    }
     let large = Filling.prepare(tasks, restore)
     if large.isEmpty { return [:] }
     try run(large) { (task) throws(Failure) -> Work in

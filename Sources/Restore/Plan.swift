@@ -102,7 +102,7 @@ public struct Plan {
     -> (schedule: ForkSchedule, nanoseconds: UInt64)
   {
     do throws(Failure) {
-      let tree = try RecordedTree(try LoadedCheckpoint(options, images: images))
+      let tree = try RecordedTree(try LoadedCheckpoint(options, images: images, isExamined: false))
       let begin = nanoseconds()
       let schedule = try schedule(tree, Levels(tree, options), options)
       return (schedule, nanoseconds() - begin)
@@ -136,7 +136,7 @@ public struct Plan {
 
   /// Has a task that rests know again what the images say of it. Each thread has images of its own.
   func wake(_ task: RestoredTask, _ parts: RestoredTask.Parts, _ images: TaskImages) throws(Failure) {
-    try task.wake(parts) { (parts) throws(Failure) in try images.read(parts, of: task) }
+    try images.wake(task, parts)
   }
 
   /// The number of a task's leader's slot.

@@ -51,6 +51,7 @@ final class TaskImages {
     let tids = entry.threads.filter { $0 != entry.pid }
     let others = try readCores(tids, companion)
     for (tid, core) in zip([entry.pid] + tids, [task.image] + others) { try Self.checkThread(core.entry, tid) }
+    task.hasThreads = !others.isEmpty
     return (task, others)
   }
 
@@ -81,8 +82,17 @@ final class TaskImages {
     return core
   }
 
-  /// Says again what the images say of a task that rested.
-  func read(_ parts: RestoredTask.Parts, of task: RestoredTask) throws(Failure) -> RestoredTask.Forgotten {
+  /// Has a task that rests know again what the images say of it.
+  func wake(_ task: RestoredTask, _ parts: RestoredTask.Parts) throws(Failure) {
+    let missing = task.forgotten.intersection(parts)
+    try task.wake(parts) { (parts) throws(Failure) in try read(parts, of: task) }
+    // They are not what they were, if somebody writes into the folder.
+    if !missing.isDisjoint(with: [.memory, .pagemap]), task.forgotten.isDisjoint(with: [.memory, .pagemap]) {
+      try task.checkPages(size: try size(of: .pages(task.pagesID)))
+    }
+  }
+
+  private func read(_ parts: RestoredTask.Parts, of task: RestoredTask) throws(Failure) -> RestoredTask.Forgotten {
     var found = RestoredTask.Forgotten()
     if parts.contains(.memory) { found.memory = try restore.one(MmEntry.self, .mm(task.pid)) }
     if parts.contains(.pagemap) { found.pagemap = try readPagemap(of: task.pid).entries }

@@ -39,7 +39,7 @@ final class TaskReading {
 
   /// The tracer and its companion read many tasks by turns; or half of the threads each, if a task has many of these. The companion has
   /// gone when this returns.
-  func run(_ tree: [PstreeEntry]) throws(Failure) {
+  func run(_ tree: [PstreeEntry], isExamined: Bool) throws(Failure) {
     let companion = Companion()
     if max(tree.count, tree.map(\.threads.count).max() ?? 0) >= Self.many { companion.hire() }
     let (mine, theirs) = (TaskImages(restore), TaskImages(restore))
@@ -51,9 +51,10 @@ final class TaskReading {
     for first in stride(from: 0, to: tree.count, by: size) {
       try read(tree[first..<min(first + size, tree.count)], mine, theirs, companion)
       guard rests else { continue }
-      try examine()
+      if isExamined, !hasMounts { try examine() }
       for task in tasks[first...] { task.rest() }
     }
+    if rests, isExamined { try examineResting(mine) }
     // The program's code is large, and what comes now is other code.
     if rests { dropCode() }
   }
@@ -89,13 +90,29 @@ final class TaskReading {
     restore.tasks[read.task.pid] = read.task
   }
 
+  /// Which file a name leads to is known when all mount namespaces are.
+  private var hasMounts: Bool { restore.directory.names.contains { $0.hasPrefix("mountpoints-") } }
+
   /// Looks at those that have not been looked at.
   func examine() throws(Failure) {
     try RestoredNamespaces.check(tasks[examined...], restore)
-    for i in tasks.indices[examined...] where !tasks[i].isZombie {
-      try examination.look(at: tasks[i], threadCores[i], restore)
+    try look(at: examined..<tasks.count)
+  }
+
+  /// The same, where they rest already.
+  private func examineResting(_ images: TaskImages) throws(Failure) {
+    try RestoredNamespaces.check(tasks[examined...], restore)
+    for first in stride(from: examined, to: tasks.count, by: Self.company) {
+      let company = first..<min(first + Self.company, tasks.count)
+      for task in tasks[company] { try images.wake(task, .all) }
+      try look(at: company)
+      for task in tasks[company] { task.rest() }
     }
-    examined = tasks.count
+  }
+
+  private func look(at places: Range<Int>) throws(Failure) {
+    for i in places where !tasks[i].isZombie { try examination.look(at: tasks[i], threadCores[i], restore) }
+    examined = places.upperBound
   }
 }
 
@@ -119,7 +136,7 @@ struct Examination {
     let cores = [task.image] + others
     try task.checkVDSO(cores, restore)
     for vma in task.memory.vmas where vma.status & (1 << 8) != 0 {
-      let end = vma.pgoff + (vma.end - vma.start)
+      let end = min(vma.pgoff, 1 << 62) &+ min(vma.end &- vma.start, 1 << 48)
       restore.sharedMemorySizes[vma.shmid] = max(restore.sharedMemorySizes[vma.shmid] ?? 0, end)
     }
     restore.concede(task, cores)
@@ -144,7 +161,10 @@ struct OccupiedAddresses {
   mutating func add(_ vmas: [VmaEntry]) {
     if last.withUnsafeBufferPointer(\.baseAddress) == vmas.withUnsafeBufferPointer(\.baseAddress) { return }
     last = vmas
-    for vma in vmas where vma.end > Self.window.lowerBound && vma.start < vma.end { ranges.append(vma.start..<vma.end) }
+    for vma in vmas where vma.start < vma.end {
+      let range = (vma.start..<vma.end).clamped(to: Self.window)
+      if !range.isEmpty { ranges.append(range) }
+    }
     if ranges.count > limit {
       merge(closer: Self.least)
       limit = max(limit, 2 * ranges.count)
