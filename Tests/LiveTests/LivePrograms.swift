@@ -20,7 +20,7 @@ extension Live {
     func survivesAsOneOfThousands(_ program: LiveProgram) throws {
       try program.run { job in
         try job.dump()
-        let restored = try job.tryRestore(prefix: ["env", "SWIFT_RESTORE_LARGE=1"])
+        let restored = try job.tryRestore(prefix: ["env", "SWIFT_RESTORE_LARGE=0"])
         if restored.code != 0 { throw LiveFailure("restore exits \(restored.code): \(restored.errors)") }
       }
     }
