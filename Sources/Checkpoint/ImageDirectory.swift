@@ -54,8 +54,12 @@ public struct ImageDirectory: ~Copyable, Sendable {
   /// Whether users other than the folder's owner can put files of theirs in the place of images.
   public var isOpenToOthers: Bool { SystemCalls.isOpenToOthers(descriptor) }
 
-  /// The names of all files in it.
-  public var names: [String] { SystemCalls.names(descriptor) }
+  /// Whether the name of any file in it begins so.
+  public func hasAny(_ prefix: String) -> Bool {
+    var found = false
+    SystemCalls.forEachName(descriptor) { found = found || $0.starts(with: prefix.utf8) }
+    return found
+  }
 
   /// Whether there is such a file, or should be one.
   public func contains(_ file: ImageFile) -> Bool {

@@ -35,19 +35,24 @@ enum SystemCalls {
 
   /// The names in a folder, in no order; none if it cannot be listed.
   static func names(_ folder: FileDescriptor) -> [String] {
+    var names: [String] = []
+    forEachName(folder) { names.append(String(decoding: $0, as: UTF8.self)) }
+    return names
+  }
+
+  /// The same, one after the other.
+  static func forEachName(_ folder: FileDescriptor, _ body: (Slice<UnsafeRawBufferPointer>) -> Void) {
     // A description of its own: the position in the listing belongs to it.
     let fd = Glibc.openat(folder.rawValue, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC)
-    guard fd >= 0 else { return [] }
+    guard fd >= 0 else { return }
     guard let listing = fdopendir(fd) else {
       Glibc.close(fd)
-      return []
+      return
     }
     defer { closedir(listing) }
-    var names: [String] = []
     while let entry = readdir(listing) {
-      names.append(withUnsafeBytes(of: &entry.pointee.d_name) { String(decoding: $0.prefix { $0 != 0 }, as: UTF8.self) })
+      withUnsafeBytes(of: &entry.pointee.d_name) { body($0.prefix { $0 != 0 }) }
     }
-    return names
   }
 
   static func fsync(_ file: FileDescriptor) throws(Errno) {

@@ -28,7 +28,7 @@ final class TaskReading {
   /// restored as large ones are.
   static let large = getenv("SWIFT_RESTORE_LARGE").flatMap { Int(String(cString: $0)) } ?? 4096
   /// So many are awake at the same time then.
-  private static let company = max(min(512, large), 2)
+  private static let company = max(min(64, large), 2)
 
   init(_ tree: [PstreeEntry], _ restore: RestoreContext) {
     self.restore = restore
@@ -47,14 +47,16 @@ final class TaskReading {
       for (i, entry) in tree.enumerated() { add(try mine.read(entry, at: i, companion)) }
       return
     }
+    // Which file a name leads to is known when all mount namespaces are.
+    let atOnce = rests && isExamined && !restore.directory.hasAny("mountpoints-")
     let size = rests ? Self.company : tree.count
     for first in stride(from: 0, to: tree.count, by: size) {
       try read(tree[first..<min(first + size, tree.count)], mine, theirs, companion)
       guard rests else { continue }
-      if isExamined, !hasMounts { try examine() }
+      if atOnce { try examine() }
       for task in tasks[first...] { task.rest() }
     }
-    if rests, isExamined { try examineResting(mine) }
+    if rests, isExamined, !atOnce { try examineResting(mine) }
     // The program's code is large, and what comes now is other code.
     if rests { dropCode() }
   }
@@ -89,9 +91,6 @@ final class TaskReading {
     threadCores.append(read.others)
     restore.tasks[read.task.pid] = read.task
   }
-
-  /// Which file a name leads to is known when all mount namespaces are.
-  private var hasMounts: Bool { restore.directory.names.contains { $0.hasPrefix("mountpoints-") } }
 
   /// Looks at those that have not been looked at.
   func examine() throws(Failure) {
