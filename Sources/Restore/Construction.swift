@@ -34,8 +34,6 @@ final class Construction {
   private var begun: [UInt64: Int] = [:]
   /// Stubs that exist and are to live on.
   private var living: Set<Int32> = []
-  /// Of those whose PID has not been noted with them: what they are, for messages.
-  private var names: [Int32: ForkSchedule.Actor] = [:]
   /// The task whose memory others were born with, and which is awake for them.
   var donor: RestoredTask?
   /// What the images say of tasks that have rested.
@@ -116,10 +114,14 @@ final class Construction {
     }
   }
 
+  /// Whoever exists and is to live on; the PID is noted with it.
   func nowLives(_ pid: Int32, _ actor: ForkSchedule.Actor) {
     living.insert(pid)
-    if case .task = actor { return }
-    names[pid] = actor
+    switch actor {
+    case .task(let id): plan.tasks[id.index].tracerPID = pid
+    case .helper(let id): helperPIDs[id] = pid
+    case .tool: break
+    }
   }
 
   /// The PID in this process's namespace of who exists.
@@ -150,9 +152,8 @@ final class Construction {
         state = ProcStat(text)?.state
       }
       if state == nil || state == UInt8(ascii: "Z") || state == UInt8(ascii: "X") {
-        let who = actor(pid) ?? names[pid]
         throw Failure(
-          "\(who.map(name) ?? "a task") died while it was being restored (PID \(pid))",
+          "\(actor(pid).map(name) ?? "a task") died while it was being restored (PID \(pid))",
           advice: "Was it killed, or is memory short?")
       }
     }

@@ -56,10 +56,7 @@ struct HeadStart {
     for i in underway.indices where underway[i].sequence.slot.isParked {
       let (programs, slot, started) = (underway[i].sequence.programs, underway[i].sequence.slot, underway[i].started)
       let (task, pid) = (underway[i].child.task, underway[i].child.pid)
-      if started == 0 {
-        task.tracerPID = pid
-        construction.nowLives(pid, .task(TaskID(Int(task.index))))
-      }
+      if started == 0 { construction.nowLives(pid, .task(TaskID(Int(task.index)))) }
       if started > 0 { try slot.check(programs[started - 1], task: task.description) }
       if started < programs.count { construction.start(programs[started], in: slot) }
       underway[i].started += 1
