@@ -35,7 +35,7 @@ public protocol FileKind: SendableMetatype {
   /// that put each at the lowest free number, which the first one's is, in ascending order. How many these are; 0 leaves them to
   /// ``open``.
   static func make(
-    _ entries: ArraySlice<FdinfoEntry>, _ restore: RestoreContext, _ sequence: inout ProgramSequence
+    _ entries: ArraySlice<FdinfoEntry>, in task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence
   ) -> Int
 
   /// Appends what a task must do itself once all its descriptors are in place; `number` is one of them. Asked
@@ -54,7 +54,7 @@ extension FileKind {
   public static func check(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) {}
   public static func needsNobody(_ entry: FileEntry, _ restore: RestoreContext) -> Bool { false }
   public static func make(
-    _ entries: ArraySlice<FdinfoEntry>, _ restore: RestoreContext, _ sequence: inout ProgramSequence
+    _ entries: ArraySlice<FdinfoEntry>, in task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence
   ) -> Int { 0 }
   public static func complete(
     _ entry: FileEntry, number: Int32, in task: RestoredThread, _ restore: RestoreContext,

@@ -56,3 +56,11 @@ public enum FileSystemContext {
     if let umask = fs.umask { sequence.current.call(__NR_umask, Argument(umask), for: "setting its umask") }
   }
 }
+
+extension RestoreContext {
+  /// Whether paths lead a task where they lead this process, with the same rights, when its descriptors are made.
+  func seesTheSame(_ task: RestoredTask) -> Bool {
+    guard namespaces.areNone, !privileges.areLimited, let fs = task.fs else { return false }
+    return files[fs.rootId]?.reg?.name == [UInt8(ascii: "/")]
+  }
+}

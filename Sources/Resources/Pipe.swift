@@ -163,7 +163,7 @@ public enum Pipe: FileKind {
   /// Empty pipes whose ends are neighbours in one table, as most are, and nobody else's: one call in the task, where the tracer would
   /// need one and the task four.
   public static func make(
-    _ entries: ArraySlice<FdinfoEntry>, _ restore: RestoreContext, _ sequence: inout ProgramSequence
+    _ entries: ArraySlice<FdinfoEntry>, in task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence
   ) -> Int {
     guard let first = entries.first, let second = entries.dropFirst().first, second.fd == first.fd + 1,
       let id = restore.files[first.id]?.pipe?.pipeId, let ends = restore.pipeEnds[id], ends.arePlain,

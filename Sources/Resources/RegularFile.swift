@@ -141,11 +141,7 @@ public enum RegularFile: FileKind {
 
   public static func open(_ entry: FileEntry, _ restore: RestoreContext) throws(Failure) -> Descriptor {
     let reg = try part(of: entry)
-    // What says how to open, without what would change the file. O_TMPFILE has O_DIRECTORY in it, for the folder.
-    let unnamed = O_TMPFILE & ~O_DIRECTORY
-    var flags = Int32(bitPattern: reg.flags)
-    if flags & unnamed != 0 { flags &= ~O_DIRECTORY }
-    flags = flags & ~(O_CREAT | O_EXCL | O_TRUNC | unnamed) | O_NOCTTY
+    let flags = openFlags(of: reg)
     if let remap = restore.remaps[entry.id] {
       return try about("file \(reg.name.text)") { () throws(Failure) in
         let descriptor = try DeletedFile.open(reg, remap, flags, restore)
@@ -154,11 +150,38 @@ public enum RegularFile: FileKind {
       }
     }
     return try about("file \(reg.name.text)") { () throws(Failure) -> Descriptor in
-      let isLink = reg.mode.map { $0 & S_IFMT == S_IFLNK } ?? false
-      let descriptor = try restore.path(of: reg).open(flags | (isLink ? O_NOFOLLOW : 0))
+      let descriptor = try restore.path(of: reg).open(flags | (reg.isLink ? O_NOFOLLOW : 0))
       try finish(descriptor.rawValue, reg, made: flags)
       return descriptor
     }
+  }
+
+  /// What says how to open, without what would change the file. O_TMPFILE has O_DIRECTORY in it, for the folder.
+  private static func openFlags(of reg: RegFileEntry) -> Int32 {
+    let unnamed = O_TMPFILE & ~O_DIRECTORY
+    var flags = Int32(bitPattern: reg.flags)
+    if flags & unnamed != 0 { flags &= ~O_DIRECTORY }
+    return flags & ~(O_CREAT | O_EXCL | O_TRUNC | unnamed) | O_NOCTTY
+  }
+
+  /// A file that nobody else has open: one call in the task, where the tracer would need one and the task two.
+  public static func make(
+    _ entries: ArraySlice<FdinfoEntry>, in task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence
+  ) -> Int {
+    guard let first = entries.first, restore.hasOneUser(first.id), let entry = restore.files[first.id], let reg = entry.reg,
+      needsNobody(entry, restore), reg.fown.signum == 0, !reg.isLink, restore.seesTheSame(task)
+    else { return 0 }
+    let flags = openFlags(of: reg) | (first.flags & 1 != 0 ? O_CLOEXEC : 0)
+    sequence.makeRoom(calls: 2, bytes: reg.name.count + 1 + 2 * MemoryLayout<OpenHow>.size)
+    sequence.current.call(
+      __NR_openat2, Argument(Int(AT_FDCWD)), Argument(sequence.current.place(path: reg.name)),
+      Argument(sequence.current.place(OpenHow(flags, resolving: .noLinks))), Argument(MemoryLayout<OpenHow>.size), expect: Int64(first.fd),
+      for: "opening the file of descriptor", UInt64(first.fd))
+    if reg.pos != 0, reg.flags & UInt32(O_PATH) == 0 {
+      sequence.current.call(
+        __NR_lseek, Argument(first.fd), Argument(reg.pos), 0, for: "seeking in the file of descriptor", UInt64(first.fd))
+    }
+    return 1
   }
 
   private static func finish(_ fd: Int32, _ reg: RegFileEntry, made: Int32? = nil) throws(Failure) {
@@ -190,4 +213,6 @@ func deviceNumber(_ device: UInt64) -> (major: UInt32, minor: UInt32) {
 extension RegFileEntry {
   /// The mount that it is reached through; -1 if that is not one of the tree's.
   var mount: Int32 { mntId ?? -1 }
+
+  fileprivate var isLink: Bool { mode.map { $0 & S_IFMT == S_IFLNK } ?? false }
 }
