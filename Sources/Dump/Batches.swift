@@ -10,6 +10,8 @@ import Tracee
 final class Batches {
   /// How many tasks are collected and written at a time; twice as many, if these are all.
   static let size = 64
+  /// What is known of so many mappings does not have to be held at once either; a task that has more is a batch of its own.
+  private static let mostMappings = 1 << 14
 
   private let dump: DumpContext
   private let images: ImageSet
@@ -52,8 +54,22 @@ final class Batches {
     self.collector = collector
     all = tasks
     givesBack = tasks.reduce(0) { $0 + max($1.traced.count, 1) } > Self.most
-    let size = tasks.count <= 2 * Self.size ? 2 * Self.size : Self.size
-    batches = stride(from: 0, to: tasks.count, by: size).map { Array(tasks[$0..<min($0 + size, tasks.count)]) }
+    batches = Self.batches(of: tasks)
+  }
+
+  private static func batches(of tasks: [DumpedTask]) -> [[DumpedTask]] {
+    let most = tasks.count <= 2 * size ? 2 * size : size
+    var batches: [[DumpedTask]] = []
+    var (batch, mappings): ([DumpedTask], Int) = ([], 0)
+    for task in tasks {
+      if batch.count == most || !batch.isEmpty && mappings + task.mappingCount > mostMappings {
+        batches.append(batch)
+        (batch, mappings) = ([], 0)
+      }
+      batch.append(task)
+      mappings += task.mappingCount
+    }
+    return batch.isEmpty ? batches : batches + [batch]
   }
 
   /// Everything but the inventory. With `--snapshot` the memory of most tasks is yet to be written when this returns.

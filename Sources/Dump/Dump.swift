@@ -71,7 +71,9 @@ public enum Dump {
       throw error
     }
     freezer.handOver()
-    if survey.tasks.count > Self.many || survey.tasks.contains(where: { $0.mappings.count > Self.manyMappings }) { dropCode() }
+    if survey.tasks.count > Self.many || survey.tasks.contains(where: { $0.mappingCount > Self.manyMappings }) { dropCode() }
+    // Most of what was known of such a tree is not held any more.
+    if survey.tasks.contains(where: \.losesMappings) { shrinkHeap() }
 
     let snapshot = options.snapshot ? Snapshot(dump, foresight) : nil
     do throws(Failure) {

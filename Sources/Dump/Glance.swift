@@ -194,6 +194,8 @@ final class Glances {
   private enum Part {
     case task(Glance)
     case threads([ThreadGlance])
+
+    var weight: Int { if case .task(let glance) = self { glance.mappings.count } else { 0 } }
   }
 
   /// How many threads make a part of their own.
@@ -231,7 +233,7 @@ final class Glances {
   init(_ companion: Companion, _ foresight: Foresight?, _ pagesAhead: PagesAhead?) {
     self.companion = companion
     self.pagesAhead = pagesAhead
-    parts = Lookahead(companion) { (order, reader) throws(Failure) in
+    parts = Lookahead(companion, weigh: \.weight) { (order, reader) throws(Failure) in
       func place(of task: DumpedTask) -> Glance.Place {
         Glance.Place(
           pid: task.pid, folder: task.directory.folder, isZombie: task.isZombie, threadCount: task.traced.count, foresight: foresight,

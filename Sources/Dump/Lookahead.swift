@@ -11,9 +11,9 @@ final class Lookahead<Order, Item> {
   private let reader: Glance.Reader
   private var isShared = false
 
-  /// `make` makes an item, on either thread.
-  init(_ companion: Companion, _ make: @escaping Make) {
-    work = Work(make)
+  /// `make` makes an item, on either thread; `weigh` says how many things an item holds of which there may be many.
+  init(_ companion: Companion, weigh: @escaping (Item) -> Int, _ make: @escaping Make) {
+    work = Work(make, weigh)
     self.companion = companion
     reader = Glance.Reader(helpedBy: companion)
   }
@@ -56,10 +56,13 @@ final class Lookahead<Order, Item> {
   private final class Work: @unchecked Sendable {
     /// How many items may wait to be taken: what is known of them takes memory.
     private static var limit: Int { 512 }
+    /// And how much they may hold; the one that is wanted next is made in any case.
+    private static var mostHeld: Int { 1 << 14 }
 
     private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
     private let changed = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
     private let make: Make
+    private let weigh: (Item) -> Int
     /// Until it is made.
     private var wanted: [Order?] = []
     private var isComplete = false
@@ -69,9 +72,11 @@ final class Lookahead<Order, Item> {
     private var nextToMake = 0
     private var nextToTake = 0
     private var made: [Int: Result<Item, Failure>] = [:]
+    private var held = 0
 
-    init(_ make: @escaping Make) {
+    init(_ make: @escaping Make, _ weigh: @escaping (Item) -> Int) {
       self.make = make
+      self.weigh = weigh
       pthread_mutex_init(mutex, nil)
       pthread_cond_init(changed, nil)
     }
@@ -126,6 +131,7 @@ final class Lookahead<Order, Item> {
         while true {
           if let item = made.removeValue(forKey: nextToTake) {
             nextToTake += 1
+            held -= weight(of: item)
             pthread_cond_signal(changed)
             return item
           }
@@ -146,11 +152,12 @@ final class Lookahead<Order, Item> {
     }
 
     private func draw() -> Int? {
-      if let index = long.popLast() {
+      let isFull = held >= Self.mostHeld
+      if !isFull, let index = long.popLast() {
         drawn.insert(index)
         return index
       }
-      while nextToMake < min(wanted.count, nextToTake + Self.limit) {
+      while nextToMake < min(wanted.count, nextToTake + (isFull ? 1 : Self.limit)) {
         nextToMake += 1
         if drawn.remove(nextToMake - 1) == nil { return nextToMake - 1 }
       }
@@ -164,7 +171,10 @@ final class Lookahead<Order, Item> {
       do throws(Failure) { result = .success(try make(order, reader)) } catch { result = .failure(error) }
       pthread_mutex_lock(mutex)
       made[index] = result
+      held += weight(of: result)
       pthread_cond_signal(changed)
     }
+
+    private func weight(of result: Result<Item, Failure>) -> Int { if case .success(let item) = result { weigh(item) } else { 0 } }
   }
 }

@@ -7,29 +7,53 @@ import Resources
 import SystemPackage
 import Tracee
 
-/// The tasks that were looked at last, of a tree of very many: those that have mappings like nobody else near them do not keep these.
+/// The tasks that were looked at last, of a tree of very many, or with very many mappings: those that have mappings like nobody else near
+/// them do not keep these.
 private struct RecentMappings {
   private var tasks: [DumpedTask] = []
-  private let isUsed: Bool
+  private var isUsed: Bool
+  private let isPossible: Bool
+  /// Until it is used: how many mappings there are, what is held in common counted once.
+  private var total = 0
+  private var lastKept: Place?
 
   /// The tracer and its companion each hold those of the task before in common with the next.
   private static let most = 16
+  private static let fewest = 3
+  /// From so many mappings on.
+  private static let mostMappings = 1 << 15
 
-  init(isUsed: Bool) { self.isUsed = isUsed }
+  private typealias Place = UnsafePointer<Mapping>
+
+  init(ofMany: Bool, isPossible: Bool) { (isUsed, self.isPossible) = (ofMany, isPossible) }
 
   mutating func append(_ task: DumpedTask) {
-    guard isUsed, !task.isForeseen, task.scanAhead == nil else { return }
+    guard isPossible, !task.isForeseen, task.scanAhead == nil else { return }
+    if !isUsed {
+      if !tasks.suffix(2).contains(where: { Self.place(of: $0) == Self.place(of: task) }) { total += task.mappings.count }
+      isUsed = total > Self.mostMappings
+    }
     tasks.append(task)
-    if tasks.count == Self.most { decide() }
+    guard isUsed else { return }
+    while tasks.count >= Self.most { decide(on: Self.most / 2) }
+    while tasks.count >= Self.fewest, held > Self.mostMappings { decide(on: 1) }
   }
 
-  mutating func end() { while !tasks.isEmpty { decide() } }
+  mutating func end() { if isUsed { decide(on: tasks.count) } }
 
-  /// About the first half of them.
-  private mutating func decide() {
-    let places = tasks.map { $0.mappings.withUnsafeBufferPointer(\.baseAddress) }
-    for (i, task) in tasks.prefix(Self.most / 2).enumerated() where places.count(where: { $0 == places[i] }) == 1 { task.loseMappings() }
-    tasks.removeFirst(min(Self.most / 2, tasks.count))
+  private static func place(of task: DumpedTask) -> Place? { task.mappings.withUnsafeBufferPointer(\.baseAddress) }
+
+  private var held: Int {
+    var places: Set<Place?> = []
+    return tasks.reduce(0) { places.insert(Self.place(of: $1)).inserted ? $0 + $1.mappings.count : $0 }
+  }
+
+  private mutating func decide(on count: Int) {
+    let places = tasks.map(Self.place)
+    for (task, place) in zip(tasks.prefix(count), places) {
+      if place == lastKept || places.count(where: { $0 == place }) > 1 { lastKept = place } else { task.loseMappings() }
+    }
+    tasks.removeFirst(count)
   }
 }
 
@@ -57,7 +81,7 @@ struct Survey {
     var options = options
     options.tree = Set(frozen.map(\.pid))
     let table = try about("reading this process's namespaces") { () throws(Errno) in try NamespaceTable() }
-    var recent = RecentMappings(isUsed: frozen.count > Batches.most && !options.snapshot)
+    var recent = RecentMappings(ofMany: frozen.count > Batches.most, isPossible: !options.snapshot)
     for dumped in frozen {
       guard let glance = try glances.next() else { continue }
       dumped.status = glance.status

@@ -100,7 +100,8 @@ public enum DescriptorTable {
         fill(lowestFree..<entry.fd, restore, &sequence)
         lowestFree = entry.fd
       }
-      if entry.fd == lowestFree, let made = RestoreContext.kind(of: entry.type)?.make(entries[i...], in: task, restore, &sequence), made > 0 {
+      if entry.fd == lowestFree, let made = RestoreContext.kind(of: entry.type)?.make(entries[i...], in: task, restore, &sequence), made > 0
+      {
         i += made
         lowestFree += UInt32(made)
         last = nil

@@ -22,8 +22,11 @@ public final class DumpedTask {
   /// IDs of its POSIX timers and how they were made; asked from outside.
   public var posixTimers: [PosixTimerEntry] = []
   public var mappings: [Mapping] = []
-  /// They were let go of, to be read again when it is its turn.
-  public private(set) var losesMappings = false
+  /// They were let go of, to be read again when it is its turn: so many were there.
+  private var lostMappings: UInt32 = 0
+  public var losesMappings: Bool { lostMappings > 0 }
+  /// How many there are, or were.
+  public var mappingCount: Int { losesMappings ? Int(lostMappings) : mappings.count }
   public var memory: MmEntry {
     _read { yield heldMemory.value }
     _modify { yield &heldMemory.value }
@@ -139,7 +142,10 @@ public final class DumpedTask {
   }
 
   /// Lets go of its mappings until it is its turn: there are many tasks, and no relative near it has the same.
-  public func loseMappings() { (mappings, losesMappings) = ([], true) }
+  public func loseMappings() {
+    lostMappings = UInt32(clamping: mappings.count)
+    mappings = []
+  }
 
   /// Gives back the memory of what is in the images now.
   public func forgetWritten() {

@@ -41,18 +41,20 @@ public final class Filling {
   public static let least: UInt64 = 4 << 20
 
   /// Prepares the largest of tasks that are to get their memory: those that would take longer than their share of the processors.
-  public static func prepare(_ tasks: [RestoredTask], _ restore: RestoreContext) -> [RestoredTask] {
+  public static func prepare(_ tasks: ArraySlice<RestoredTask>, _ restore: RestoreContext) -> [RestoredTask] {
+    candidates(tasks, restore).filter { task in
+      task.filling = Filling(task)
+      return task.filling != nil
+    }
+  }
+
+  /// The tasks that may turn out to be so large.
+  public static func candidates(_ tasks: ArraySlice<RestoredTask>, _ restore: RestoreContext) -> [RestoredTask] {
     // Copied pages are small ones; where the system would make huge ones by itself, the task shall have these.
     if restore.options.transparentHugePages || Prefault.areHugePagesUsual { return [] }
-    let sizes = tasks.map(\.pages.bytes)
-    let all = sizes.reduce(0, &+)
+    let all = tasks.reduce(0) { $0 &+ $1.pages.bytes }
     let processors = UInt64(max(sysconf(Int32(_SC_NPROCESSORS_ONLN)), 1))
-    var large: [RestoredTask] = []
-    for (task, size) in zip(tasks, sizes) where size >= least && size > all / processors / 2 {
-      task.filling = Filling(task)
-      if task.filling != nil { large.append(task) }
-    }
-    return large
+    return tasks.filter { $0.pages.bytes >= least && $0.pages.bytes > all / processors / 2 }
   }
 
   private init?(_ task: RestoredTask) {

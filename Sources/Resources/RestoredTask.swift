@@ -62,7 +62,7 @@ public final class RestoredTask {
   public private(set) var forgotten: Parts = []
   /// What is known of it is not what the images say any more.
   var isChanged = false
-  /// It has more threads than one. Such tasks are few, and do not rest.
+  /// It has more threads than one. What these were doing is known while it rests, too.
   public var hasThreads = false
   /// Its root directory is this process's, not the recorded one (``Concessions``).
   public internal(set) var keepsRoot = false
@@ -271,22 +271,25 @@ extension RestoredTask {
   }
 
   /// Whether it may be forgotten what the images say of it.
-  private var mayRest: Bool {
-    !isZombie && !isChanged && !hasThreads && pages.bytes < Filling.least && !hasForeignVDSO && !isSeized
-      && core.threadCore?.seccompMode?.rawValue ?? 0 == 0
-  }
+  private var mayRest: Bool { !isZombie && !isChanged && !hasForeignVDSO }
+
+  /// Whether it has one thread only, which is not traced before all are.
+  private var mayForgetThread: Bool { !hasThreads && !isSeized && core.threadCore?.seccompMode?.rawValue ?? 0 == 0 }
 
   private var isSeized: Bool { threads.first?.isAttached ?? false }
 
   /// Forgets what can be read again. Only what relatives have too, and what it was doing, is known of it then.
   public func rest() {
     guard mayRest else { return }
-    forgotten = own.union(.thread)
+    forgotten.formUnion(own)
     if own.contains(.memory) { heldMemory = Self.nothing }
     if own.contains(.pagemap) { heldPagemap = [] }
     if own.contains(.descriptors) { heldDescriptors = [] }
+    kernelMade = nil
+    guard forgotten.contains(.thread) || mayForgetThread else { return }
+    forgotten.insert(.thread)
     (image.entry.threadInfo, image.entry.threadCore) = (nil, nil)
-    (threads, kernelMade) = ([], nil)
+    threads = []
   }
 
   private static let nothing = Held(MmEntry())

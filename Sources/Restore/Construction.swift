@@ -188,11 +188,15 @@ final class Construction {
   /// Composes programs for each item and runs them, many slots at the same time: enough to keep every core busy, and not so
   /// many that their programs fill this process's memory. A program runs as soon as it is composed.
   func run<Item>(_ items: [Item], _ compose: (Item) throws(Failure) -> Work) throws(Failure) {
-    let batch = 32
-    for start in stride(from: 0, to: items.count, by: batch) {
+    var next = 0
+    while next < items.count {
       var running: [(work: Work, round: Int)] = []
-      for item in items[start..<min(start + batch, items.count)] {
-        let work = try compose(item)
+      let end = min(next + Self.mostAtOnce, items.count)
+      var programs = 0
+      while next < end, programs < Self.mostPrograms {
+        let work = try compose(items[next])
+        next += 1
+        programs += work.sequence.number
         let started = begun.removeValue(forKey: work.sequence.slot.address) ?? 0
         if started == 0 {
           let program = work.sequence.programs[0]
@@ -212,6 +216,10 @@ final class Construction {
       area.forgetSome()
     }
   }
+
+  /// How many slots run at the same time, and about how many programs are held for that.
+  private static let mostAtOnce = 32
+  private static let mostPrograms = 96
 
   /// Ends everything that was made, and waits until it is gone; nothing of the tree has run.
   func destroy() {

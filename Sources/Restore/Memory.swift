@@ -11,8 +11,21 @@ extension Construction {
   func giveMemory(
     _ tasks: [RestoredTask], andThen: (RestoredTask, inout ProgramSequence) throws(Failure) -> Void = { _, _ in }
   ) throws(Failure) {
+    // Large tasks are awake from when they are filled until they are cut.
+    let size = plan.rests ? Self.company : max(tasks.count, 1)
+    for first in stride(from: 0, to: tasks.count, by: size) {
+      try giveMemory(tasks[first..<min(first + size, tasks.count)], andThen)
+    }
+  }
+
+  /// So many are looked at together, if tasks rest.
+  private static let company = 64
+
+  private func giveMemory(
+    _ tasks: ArraySlice<RestoredTask>, _ andThen: (RestoredTask, inout ProgramSequence) throws(Failure) -> Void
+  ) throws(Failure) {
     var filled = try fillLarge(tasks)
-    try run(tasks) { (task) throws(Failure) -> Work in
+    try run(Array(tasks)) { (task) throws(Failure) -> Work in
       let slot = area.slots[plan.slot(of: task)]
       var sequence = filled.removeValue(forKey: slot.address) ?? self.sequence(in: slot)
       try wake(task)
@@ -51,8 +64,9 @@ extension Construction {
   private func spared(_ vdso: Range<UInt64>) -> [Range<UInt64>] { [area.address..<(plan.detourAddress), vdso] }
 
   /// One large task is work for more than one processor. What is begun here, by the address of the slot, is to be continued.
-  private func fillLarge(_ tasks: [RestoredTask]) throws(Failure) -> [UInt64: ProgramSequence] {
-    for task in tasks where task.pages.bytes >= Filling.least {
+  private func fillLarge(_ tasks: ArraySlice<RestoredTask>) throws(Failure) -> [UInt64: ProgramSequence] {
+    for task in Filling.candidates(tasks, restore) {
+      try wake(task)
       if let donor = task.donor { try wake(donor) }
     }
     let large = Filling.prepare(tasks, restore)

@@ -16,7 +16,7 @@ struct Rebuilding {
 
   init(_ construction: Construction) {
     self.construction = construction
-    for task in construction.plan.tasks where task.forgotten.isEmpty && !task.isZombie { makeThreads(task) }
+    for task in construction.plan.tasks where !task.forgotten.contains(.thread) && !task.isZombie { makeThreads(task) }
   }
 
   private func makeThreads(_ task: RestoredTask) {
@@ -113,11 +113,11 @@ struct Rebuilding {
     let stub = StubState(root: plan.tasks[0].tracerPID)
     if restore.privileges.makesUserNamespace { stub.takeIDs(of: restore.expectedStub) }
     let zombies = zombiesByParent()
-    // One that rests has one thread.
+    // One whose threads are not known has one.
     let places = living.flatMap { task in (0..<max(task.threads.count, 1)).map { (task: task, thread: $0) } }
     try construction.run(places) { (place) throws(Failure) -> Construction.Work in
       let task = place.task
-      try wake(task, .all)
+      try wake(task, place.thread == 0 ? .all : .thread)
       defer { rest(task) }
       let thread = task.threads[place.thread]
       thread.stub = stub

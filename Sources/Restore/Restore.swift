@@ -33,7 +33,7 @@ public enum Restore {
     while true {
       let plan = try Plan(options, images: images)
       // Images that are much larger than what is known of them when they have been read: a process with very many mappings.
-      if mallinfo2().fordblks > 4 << 20 { malloc_trim(0) }
+      shrinkHeap()
       if plan.tasks.count > Self.many { dropCode() }
       do throws(Failure) {
         return try run(plan, images: images)

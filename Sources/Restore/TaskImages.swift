@@ -141,7 +141,7 @@ final class TaskImages {
   }
 
   /// Bytes of an image; 0 if it is not there.
-  private func size(of file: ImageFile) throws(Failure) -> UInt64 {
+  func size(of file: ImageFile) throws(Failure) -> UInt64 {
     try about(file.fileName) { () throws(Errno) -> UInt64 in
       do throws(Errno) {
         let status = try fstat(at: restore.directory.descriptor.rawValue, file.fileName, followLinks: false)

@@ -6,8 +6,8 @@ import SystemPackage
 
 /// Reads what the images say of each task, and has it looked at.
 ///
-/// In a tree of thousands that is done for some hundred at a time, which rest as soon as they have been looked at (``RestoredTask/rest()``):
-/// the restore of such a tree takes little more memory than that of a few.
+/// In a tree of thousands, or one with very many mappings, that is done for some at a time, which rest as soon as they have been looked at
+/// (``RestoredTask/rest()``): the restore of such a tree takes little more memory than that of a few.
 final class TaskReading {
   private let restore: RestoreContext
   /// In the order of the tree.
@@ -16,7 +16,7 @@ final class TaskReading {
   private(set) var threadCores: [[CoreImage]] = []
   private(set) var examination = Examination()
   /// Whether tasks rest. Who has not the right to everything changes what the images say.
-  let rests: Bool
+  private(set) var rests: Bool
   /// How many tasks have been looked at.
   private var examined = 0
 
@@ -29,6 +29,10 @@ final class TaskReading {
   static let large = getenv("SWIFT_RESTORE_LARGE").flatMap { Int(String(cString: $0)) } ?? 4096
   /// So many are awake at the same time then.
   private static let company = max(min(64, large), 2)
+  /// They also rest if the images of their mappings have so many bytes together: what these say takes some three times as much.
+  private static let largeMemory: UInt64 = large == 0 ? 0 : 2 << 20
+  /// Of so many bytes are those who are awake.
+  private static let companyMemory: UInt64 = 1 << 20
 
   init(_ tree: [PstreeEntry], _ restore: RestoreContext) {
     self.restore = restore
@@ -43,22 +47,41 @@ final class TaskReading {
     let companion = Companion()
     if max(tree.count, tree.map(\.threads.count).max() ?? 0) >= Self.many { companion.hire() }
     let (mine, theirs) = (TaskImages(restore), TaskImages(restore))
+    let companies = try companies(of: tree, mine)
     if tree.count < Self.many, !rests {
       for (i, entry) in tree.enumerated() { add(try mine.read(entry, at: i, companion)) }
       return
     }
     // Which file a name leads to is known when all mount namespaces are.
     let atOnce = rests && isExamined && !restore.directory.hasAny("mountpoints-")
-    let size = rests ? Self.company : tree.count
-    for first in stride(from: 0, to: tree.count, by: size) {
-      try read(tree[first..<min(first + size, tree.count)], mine, theirs, companion)
+    for company in companies {
+      try read(tree[company], mine, theirs, companion)
       guard rests else { continue }
       if atOnce { try examine() }
-      for task in tasks[first...] { task.rest() }
+      for task in tasks[company] { task.rest() }
     }
     if rests, isExamined, !atOnce { try examineResting(mine) }
     // The program's code is large, and what comes now is other code.
     if rests { dropCode() }
+  }
+
+  /// Who is awake at the same time: all, unless they rest, which is found out with it.
+  private func companies(of tree: [PstreeEntry], _ images: TaskImages) throws(Failure) -> [Range<Int>] {
+    if tree.count < 2 || restore.privileges.areLimited { return [tree.indices] }
+    var sizes: [UInt64] = []
+    sizes.reserveCapacity(tree.count)
+    for entry in tree { sizes.append(try images.size(of: .mm(entry.pid))) }
+    if sizes.reduce(0, &+) > Self.largeMemory { rests = true }
+    if !rests { return [tree.indices] }
+    var (companies, first, size): ([Range<Int>], Int, UInt64) = ([], 0, 0)
+    for (i, own) in sizes.enumerated() {
+      if i - first == Self.company || i > first && size &+ own > Self.companyMemory {
+        companies.append(first..<i)
+        (first, size) = (i, 0)
+      }
+      size &+= own
+    }
+    return companies + [first..<tree.count]
   }
 
   private typealias Turn = (index: Int, tasks: [TaskImages.Read])
@@ -66,13 +89,14 @@ final class TaskReading {
   private func read(
     _ entries: ArraySlice<PstreeEntry>, _ mine: TaskImages, _ theirs: TaskImages, _ companion: Companion
   ) throws(Failure) {
-    let turns = Turns((entries.count + Self.turn - 1) / Self.turn)
+    let size = min(Self.turn, max(entries.count / 4, 1))
+    let turns = Turns((entries.count + size - 1) / size)
     func readTurns(_ images: TaskImages) throws(Failure) -> [Turn] {
       var list: [Turn] = []
       while let index = turns.next() {
-        let first = entries.startIndex + index * Self.turn
+        let first = entries.startIndex + index * size
         var read: [TaskImages.Read] = []
-        for i in first..<min(first + Self.turn, entries.endIndex) { read.append(try images.read(entries[i], at: i, nil)) }
+        for i in first..<min(first + size, entries.endIndex) { read.append(try images.read(entries[i], at: i, nil)) }
         list.append((index, read))
       }
       return list
@@ -101,11 +125,10 @@ final class TaskReading {
   /// The same, where they rest already.
   private func examineResting(_ images: TaskImages) throws(Failure) {
     try RestoredNamespaces.check(tasks[examined...], restore)
-    for first in stride(from: examined, to: tasks.count, by: Self.company) {
-      let company = first..<min(first + Self.company, tasks.count)
-      for task in tasks[company] { try images.wake(task, .all) }
-      try look(at: company)
-      for task in tasks[company] { task.rest() }
+    for i in examined..<tasks.count {
+      try images.wake(tasks[i], .all)
+      try look(at: i..<(i + 1))
+      tasks[i].rest()
     }
   }
 

@@ -118,6 +118,15 @@ extension Live {
       }
     }
 
+    /// The same of few tasks with very many mappings, each with others: these took 100 MiB to dump and to restore while all were known.
+    @Test func mappingsOfManyAreHeldOneByOne() throws {
+      try LiveProgram(name: "fixtures/mappings_children").run { job in
+        try expectSmall(job, try job.tryDump(prefix: measuring(job)), mebibytes: 36)
+        try job.expectGone()
+        try expectSmall(job, try job.tryRestore(prefix: measuring(job)))
+      }
+    }
+
     private func isUnharmed(_ pid: pid_t) -> Bool {
       guard let status = Files.text("/proc/\(pid)/status"), let maps = Files.text("/proc/\(pid)/maps") else { return false }
       return status.contains("State:\tS") && status.contains("TracerPid:\t0\n") && !maps.contains("rwxs")
