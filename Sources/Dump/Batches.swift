@@ -120,6 +120,12 @@ final class Batches {
       if task.losesMappings {
         (task.mappings, _) = try Glance.mappings(of: Glance.Place(pid: task.pid, folder: task.directory.folder, isZombie: false), reader)
       }
+      if task.stat.hasForgottenMemory {
+        try about("\(task.description): reading stat") { () throws(Errno) in
+          guard let again = ProcStat(try task.directory.read("stat", reader.buffer)) else { throw .noSuchProcess }
+          task.stat.rememberMemory(again)
+        }
+      }
       try AddressSpace.record(task, dump)
       try FileSystemContext.record(task, dump)
       try DescriptorTable.record(task, dump, companion)

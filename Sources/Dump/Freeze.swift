@@ -156,7 +156,7 @@ struct Freezer {
         }
         do throws(Errno) {
           found = ProcStat(try directory.read("stat", buffer))
-          if let last = tasks.last { found?.hold(like: last.stat) }
+          if let last = tasks.last { found?.hold(like: last.stat, ofVeryMany: tasks.count > Batches.most) }
           // Stopped threads make no others: when there are no more than those, that is all.
           if !threads.isEmpty, found?.threadCount == threads.count { break }
           tids = try directory.numbers(in: "task", buffer)

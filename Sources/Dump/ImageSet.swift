@@ -28,7 +28,7 @@ final class ImageSet {
   /// Numbers the objects that tasks may share, which decides the names of files. `meanwhile` is done by the tracer in its half of the time.
   func assignIDs(_ companion: Companion, meanwhile: () throws(Failure) -> Void) throws(Failure) {
     let live = tasks.filter { !$0.isZombie }
-    let memories = KernelObjectIDs(.vm) { task in task.stat.memory.hashValue }
+    let memories = KernelObjectIDs(.vm) { task in Int(task.stat.memoryHash) }
     let directories = KernelObjectIDs(.fs) { task in Int(task.status.umask) }
     let tables = KernelObjectIDs(.files) { task in task.descriptors.map(\.number).hashValue }
     try companion.share(

@@ -7,6 +7,7 @@ final class KernelObjectIDs {
   private let kind: KernelObject
   /// What tasks that share an object have in common as well: others need not be compared.
   private let likeness: (DumpedTask) -> Int
+  /// Where there are several.
   private var known: [Int: [(task: DumpedTask, id: UInt32)]] = [:]
   /// Of the tasks, in their order. 1 is the tracer's own.
   private(set) var ids: [UInt32] = []
@@ -21,12 +22,14 @@ final class KernelObjectIDs {
 
   func assign(_ tasks: [DumpedTask]) throws(Failure) {
     ids.reserveCapacity(tasks.count)
-    for task in tasks { ids.append(try id(of: task)) }
+    let all = tasks.map(likeness)
+    let sorted = all.sorted()
+    for likeness in zip(sorted, sorted.dropFirst()) where likeness.0 == likeness.1 { known[likeness.0] = [] }
+    for (task, likeness) in zip(tasks, all) { ids.append(try id(of: task, likeness)) }
   }
 
   /// Members are kept in kcmp's order, so that a search takes a logarithm of calls.
-  private func id(of task: DumpedTask) throws(Failure) -> UInt32 {
-    let likeness = likeness(task)
+  private func id(of task: DumpedTask, _ likeness: Int) throws(Failure) -> UInt32 {
     var low = 0
     if let members = known[likeness] {
       var high = members.count
@@ -43,7 +46,7 @@ final class KernelObjectIDs {
       }
     }
     count += 1
-    known[likeness, default: []].insert((task, count), at: low)
+    known[likeness]?.insert((task, count), at: low)
     return count
   }
 }

@@ -56,8 +56,9 @@ final class Lookahead<Order, Item> {
   private final class Work: @unchecked Sendable {
     /// How many items may wait to be taken: what is known of them takes memory.
     private static var limit: Int { 512 }
-    /// And how much they may hold; the one that is wanted next is made in any case.
+    /// And how much they may hold; the next few are made in any case.
     private static var mostHeld: Int { 1 << 14 }
+    private static var least: Int { 2 }
 
     private let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
     private let changed = UnsafeMutablePointer<pthread_cond_t>.allocate(capacity: 1)
@@ -157,7 +158,7 @@ final class Lookahead<Order, Item> {
         drawn.insert(index)
         return index
       }
-      while nextToMake < min(wanted.count, nextToTake + (isFull ? 1 : Self.limit)) {
+      while nextToMake < min(wanted.count, nextToTake + (isFull ? Self.least : Self.limit)) {
         nextToMake += 1
         if drawn.remove(nextToMake - 1) == nil { return nextToMake - 1 }
       }

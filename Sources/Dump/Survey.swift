@@ -13,14 +13,16 @@ private struct RecentMappings {
   private var tasks: [DumpedTask] = []
   private var isUsed: Bool
   private let isPossible: Bool
-  /// Until it is used: how many mappings there are, what is held in common counted once.
+  /// Until it is used: how many mappings there are, what is held in common counted once, and how many the largest has.
   private var total = 0
+  private var largest = 0
   private var lastKept: Place?
 
-  /// The tracer and its companion each hold those of the task before in common with the next.
+  /// So many tasks wait for somebody who has the same mappings.
   private static let most = 16
+  /// The tracer and its companion each hold those of the task before in common with the next: so many are compared in any case.
   private static let fewest = 3
-  /// From so many mappings on.
+  /// So many mappings may be held.
   private static let mostMappings = 1 << 15
 
   private typealias Place = UnsafePointer<Mapping>
@@ -28,18 +30,17 @@ private struct RecentMappings {
   init(ofMany: Bool, isPossible: Bool) { (isUsed, self.isPossible) = (ofMany, isPossible) }
 
   mutating func append(_ task: DumpedTask) {
-    guard isPossible, !task.isForeseen, task.scanAhead == nil else { return }
+    guard isPossible, !task.isForeseen else { return }
     if !isUsed {
       if !tasks.suffix(2).contains(where: { Self.place(of: $0) == Self.place(of: task) }) { total += task.mappings.count }
-      isUsed = total > Self.mostMappings
+      largest = max(largest, task.mappings.count)
+      isUsed = total - largest > Self.mostMappings
     }
     tasks.append(task)
     guard isUsed else { return }
     while tasks.count >= Self.most { decide(on: Self.most / 2) }
     while tasks.count >= Self.fewest, held > Self.mostMappings { decide(on: 1) }
   }
-
-  mutating func end() { if isUsed { decide(on: tasks.count) } }
 
   private static func place(of task: DumpedTask) -> Place? { task.mappings.withUnsafeBufferPointer(\.baseAddress) }
 
@@ -81,7 +82,7 @@ struct Survey {
     var options = options
     options.tree = Set(frozen.map(\.pid))
     let table = try about("reading this process's namespaces") { () throws(Errno) in try NamespaceTable() }
-    var recent = RecentMappings(ofMany: frozen.count > Batches.most, isPossible: !options.snapshot)
+    var recent = RecentMappings(ofMany: frozen.count > Batches.most, isPossible: frozen.count > 1 && !options.snapshot)
     for dumped in frozen {
       guard let glance = try glances.next() else { continue }
       dumped.status = glance.status
@@ -97,7 +98,6 @@ struct Survey {
       try look(at: dumped, glance, own, table, options)
       recent.append(dumped)
     }
-    recent.end()
     table.pidNamespaceIDs = pidNamespaces.ids
     objections += try table.objections()
     namespaces = table

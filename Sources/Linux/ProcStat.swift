@@ -20,6 +20,7 @@ public final class ProcStat: @unchecked Sendable {
   private var layout = Held(Layout())
   /// The wait status of a zombie: as `wait4` reports it.
   public private(set) var exitCode: Int32 = 0
+  private var hashOfForgotten: UInt32?
 
   /// Addresses in the memory of a process.
   public struct Layout: Hashable, Sendable {
@@ -86,9 +87,26 @@ public final class ProcStat: @unchecked Sendable {
     guard field >= 52 else { return nil }
   }
 
-  /// What is the same as another's, as relatives' often is, is held in memory once.
-  public func hold(like other: ProcStat) {
+  /// Tells most memories apart, also when it has been forgotten where what is.
+  public var memoryHash: UInt32 { hashOfForgotten ?? UInt32(truncatingIfNeeded: memory.hashValue) }
+
+  /// It is to be read once more before ``memory`` is asked for.
+  public var hasForgottenMemory: Bool { hashOfForgotten != nil }
+
+  /// It was read once more.
+  public func rememberMemory(_ again: ProcStat) { (layout, hashOfForgotten) = (again.layout, nil) }
+
+  private static let nowhere = Held(Layout())
+
+  /// What is the same as another's, as relatives' often is, is held in memory once. Where there are very many, it is forgotten where in
+  /// its memory is what, if that is not the same.
+  public func hold(like other: ProcStat, ofVeryMany: Bool = false) {
     if comm == other.comm { comm = other.comm }
-    if memory == other.memory { layout = other.layout }
+    if memory == other.memory {
+      layout = other.layout
+    } else if ofVeryMany {
+      hashOfForgotten = memoryHash
+      layout = Self.nowhere
+    }
   }
 }

@@ -144,7 +144,7 @@ public final class DumpedTask {
   /// Lets go of its mappings until it is its turn: there are many tasks, and no relative near it has the same.
   public func loseMappings() {
     lostMappings = UInt32(clamping: mappings.count)
-    mappings = []
+    (mappings, scanAhead) = ([], nil)
   }
 
   /// Gives back the memory of what is in the images now.

@@ -7,8 +7,8 @@ import Tracee
 
 /// One kind of file description: how it is recognized and recorded, and how it is made again.
 ///
-/// Descriptions are examined and made by the tracer, by plain system calls on duplicates that `pidfd_getfd` gives; only
-/// what is bound to a task's own table or memory is done inside it (``complete``).
+/// Descriptions are examined and made by the tracer, by plain system calls on duplicates that `pidfd_getfd` gives. Inside a task is
+/// done what is bound to its own table or memory (``complete``), and what takes fewer calls there (``make``).
 public protocol FileKind: SendableMetatype {
   static var type: FdTypes { get }
 

@@ -166,7 +166,7 @@ public enum Pipe: FileKind {
     _ entries: ArraySlice<FdinfoEntry>, in task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence
   ) -> Int {
     guard let first = entries.first, let second = entries.dropFirst().first, second.fd == first.fd + 1,
-      let id = restore.files[first.id]?.pipe?.pipeId, let ends = restore.pipeEnds[id], ends.arePlain,
+      let entry = restore.files[first.id], entry.type == type, let id = entry.pipe?.pipeId, let ends = restore.pipeEnds[id], ends.arePlain,
       let read = ends.read, let write = ends.write, read.id == first.id, write.id == second.id,
       restore.hasOneUser(read.id), restore.hasOneUser(write.id)
     else { return 0 }

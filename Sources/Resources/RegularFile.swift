@@ -164,12 +164,12 @@ public enum RegularFile: FileKind {
     return flags & ~(O_CREAT | O_EXCL | O_TRUNC | unnamed) | O_NOCTTY
   }
 
-  /// A file that nobody else has open: one call in the task, where the tracer would need one and the task two.
+  /// A file that nobody else has open: one call in the task, which would be one in the tracer and mostly two in the task.
   public static func make(
     _ entries: ArraySlice<FdinfoEntry>, in task: RestoredTask, _ restore: RestoreContext, _ sequence: inout ProgramSequence
   ) -> Int {
-    guard let first = entries.first, restore.hasOneUser(first.id), let entry = restore.files[first.id], let reg = entry.reg,
-      needsNobody(entry, restore), reg.fown.signum == 0, !reg.isLink, restore.seesTheSame(task)
+    guard let first = entries.first, restore.hasOneUser(first.id), let entry = restore.files[first.id], entry.type == type,
+      let reg = entry.reg, needsNobody(entry, restore), reg.fown.signum == 0, !reg.isLink, restore.seesTheSame(task)
     else { return 0 }
     let flags = openFlags(of: reg) | (first.flags & 1 != 0 ? O_CLOEXEC : 0)
     sequence.makeRoom(calls: 2, bytes: reg.name.count + 1 + 2 * MemoryLayout<OpenHow>.size)

@@ -11,8 +11,9 @@ public final class CoreImage {
 
 /// A process under restore: its images, and the slots through which it is made.
 ///
-/// In a tree of thousands most tasks rest most of the time (``rest()``): of what the images say of one, only that is held which it has in
-/// common with a relative. The rest is read again when it is its turn.
+/// In a tree of thousands, or one with very many mappings, most tasks rest most of the time (``rest()``): of what the images say of one,
+/// only that is held which it has in common with a relative, and what its threads do if it has several. The rest is read again when it is
+/// its turn.
 public final class RestoredTask {
   /// PID in the namespace of the tree's root.
   public let pid: UInt32

@@ -219,7 +219,7 @@ final class Construction {
 
   /// How many slots run at the same time, and about how many programs are held for that.
   private static let mostAtOnce = 32
-  private static let mostPrograms = 96
+  static let mostPrograms = 96
 
   /// Ends everything that was made, and waits until it is gone; nothing of the tree has run.
   func destroy() {

@@ -35,7 +35,9 @@ struct HeadStart {
   /// Goes on with whoever has been born, or has ended a program, and composes more for those who have not.
   mutating func proceed() throws(Failure) {
     try advance()
-    while underway.count < Self.most, composed < children.count, !construction.area.isIdle {
+    while underway.count < Self.most, underway.reduce(0, { $0 + $1.sequence.number }) < Construction.mostPrograms,
+      composed < children.count, !construction.area.isIdle
+    {
       let child = children[composed]
       composed += 1
       underway.append(Runner(child: child, sequence: try construction.composeAhead(child)))

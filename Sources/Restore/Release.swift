@@ -138,8 +138,9 @@ struct Release {
 
   private static func dress(_ place: Place, _ extendedStateSize: Int, _ plan: Plan, _ images: TaskImages) throws(Failure) {
     let task = place.task
+    // Threads of one process may be in both shares: only who has none rests, and is in one.
     if place.thread == nil { try plan.wake(task, .thread, images) }
-    defer { plan.rest(task) }
+    defer { if place.thread == nil { plan.rest(task) } }
     let core = place.thread?.core ?? task.core
     guard let info = core.threadInfo else { return }
     let tid = place.tracerTID

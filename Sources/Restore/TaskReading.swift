@@ -29,7 +29,8 @@ final class TaskReading {
   static let large = getenv("SWIFT_RESTORE_LARGE").flatMap { Int(String(cString: $0)) } ?? 4096
   /// So many are awake at the same time then.
   private static let company = max(min(64, large), 2)
-  /// They also rest if the images of their mappings have so many bytes together: what these say takes some three times as much.
+  /// They also rest if the images of the mappings of all but the largest have so many bytes: what these say takes some three times as
+  /// much.
   private static let largeMemory: UInt64 = large == 0 ? 0 : 2 << 20
   /// Of so many bytes are those who are awake.
   private static let companyMemory: UInt64 = 1 << 20
@@ -71,7 +72,7 @@ final class TaskReading {
     var sizes: [UInt64] = []
     sizes.reserveCapacity(tree.count)
     for entry in tree { sizes.append(try images.size(of: .mm(entry.pid))) }
-    if sizes.reduce(0, &+) > Self.largeMemory { rests = true }
+    if sizes.reduce(0, &+) &- (sizes.max() ?? 0) > Self.largeMemory { rests = true }
     if !rests { return [tree.indices] }
     var (companies, first, size): ([Range<Int>], Int, UInt64) = ([], 0, 0)
     for (i, own) in sizes.enumerated() {

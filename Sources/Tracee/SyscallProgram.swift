@@ -161,6 +161,11 @@ public struct SyscallProgram {
       words += purpose.detail > 0xffff_ffff ? " 0x\(String(purpose.detail, radix: 16))" : " \(purpose.detail)"
     }
     let r = records[index]
+    if Int32(r.number) == __NR_openat2, result < 0 {
+      return Failure(
+        "\(words): \(path(at: r.args.1)): openat2", .init(rawValue: Int32(-result)),
+        advice: "The tree needs it as it was at the dump, reached without any symbolic link; put it back.")
+    }
     func show(_ v: UInt64) -> String {
       let signed = Int64(bitPattern: v)
       return (-4096...65535).contains(signed) ? "\(signed)" : "0x" + String(v, radix: 16)
@@ -172,6 +177,14 @@ public struct SyscallProgram {
       return Failure(words, .init(rawValue: Int32(-result)))
     }
     return Failure("\(words) returned \(result)")
+  }
+}
+
+extension SyscallProgram {
+  /// What was placed as a path.
+  private func path(at address: UInt64) -> String {
+    guard address >= dataAddress, address - dataAddress < UInt64(data.count) else { return "?" }
+    return String(decoding: data[Int(address - dataAddress)...].prefix { $0 != 0 }, as: UTF8.self)
   }
 }
 
@@ -225,6 +238,7 @@ func syscallName(_ number: UInt32) -> String {
   case __NR_rseq: "rseq"
   case __NR_set_tid_address: "set_tid_address"
   case __NR_epoll_ctl: "epoll_ctl"
+  case __NR_lseek: "lseek"
   case __NR_wait4: "wait4"
   case __NR_waitid: "waitid"
   case __NR_socketpair: "socketpair"

@@ -448,6 +448,25 @@ extension Live {
       }
     }
 
+    /// There as it was, but not to be opened: the task itself finds out.
+    @Test func fileThatCannotBeOpened() throws {
+      func mountData(_ folder: String, _ flags: Int) { _ = mount("none", folder + "/mnt", "tmpfs", UInt(flags), "") }
+      let prepare = { (folder: String) in
+        mkdir(folder + "/mnt", 0o755)
+        mountData(folder, 0)
+      }
+      try Job.run(["sh", "-c", "exec sleep 1000 3>>mnt/data"], named: "read-only", prepare: prepare) { job in
+        defer { umount2(job.path("mnt"), Int32(MNT_DETACH)) }
+        _ = Processes.poll(5) { Files.text("/proc/\(job.pid)/comm") == "sleep\n" }
+        try job.dump()
+        mountData(job.folder, MS_REMOUNT | MS_RDONLY)
+        expectRefusal(try job.tryRestore(), naming: [job.path("mnt/data"), "openat2", "EROFS"])
+        try job.expectNothingLeft()
+        mountData(job.folder, MS_REMOUNT)
+        try job.restore()
+      }
+    }
+
     @Test(arguments: Change.allCases)
     func mappedFileThatChanged(_ change: Change) throws {
       let sleep = try #require(Files.bytes("/bin/sleep"))

@@ -56,6 +56,29 @@ extension Live {
       }
     }
 
+    /// A descriptor that says that it is of a regular file, whose description is of another kind, with the part of a file beside its own:
+    /// what it is of says the description, and what belongs to another kind is nothing to it.
+    @Test func descriptorOfAnotherKindThanItsDescription() throws {
+      try LiveProgram(name: "timerfds").run { job in
+        try job.dump()
+        let folder = try ImageDirectory(opening: FilePath(job.images))
+        var changed: Set<UInt32> = []
+        try alter(.files, of: folder) { (files: inout [FileEntry]) in
+          for i in files.indices where files[i].type == .timerfd {
+            files[i].reg = RegFileEntry()
+            files[i].reg?.name = Array(repeating: UInt8(ascii: "x"), count: 100_000)
+            changed.insert(files[i].id)
+          }
+        }
+        #expect(!changed.isEmpty)
+        try alter(.fdinfo(try number("fdinfo-", in: job.images)), of: folder) { (descriptors: inout [FdinfoEntry]) in
+          for i in descriptors.indices where changed.contains(descriptors[i].id) { descriptors[i].type = .reg }
+        }
+        let restored = try job.tryRestore(["--no-verify"])
+        try #require(restored.code == 0, "\(restored.errors)")
+      }
+    }
+
     @Test func ghostWithAChunkOfNegativeLength() throws {
       try refuse("ghost_file", "ghost-file-") { folder, job in
         let ghost = ImageFile.ghostFile(try number("ghost-file-", in: job.images))

@@ -4,9 +4,9 @@
 #include "check.h"
 #ifndef CHILDREN
 #define CHILDREN 6
-#define PAGES 4000
+#define PAGES 6000
 #endif
-#define LARGE (6 << 20)
+#define LARGE (72 << 20)
 
 static int ask[2], answer[2];
 static volatile int works = 1, worked;
