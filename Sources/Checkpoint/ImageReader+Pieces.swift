@@ -5,8 +5,11 @@ extension ImageReader {
   /// their bytes are held. The entry comes without them; nil at the end of the file.
   ///
   /// An entry is the fields that it has, whatever their order (protobuf.dev, "Encoding").
+  ///
+  /// - Parameter places: Only messages that begin at these offsets in the file are passed on: so two readers can share the work.
   mutating func next<Message: ImageMessage, Item: ImageMessage>(
-    _ type: Message.Type, passingOn field: UInt64, _ body: (Item) throws(ImageError) -> Void
+    _ type: Message.Type, passingOn field: UInt64, beginningAt places: Range<Int> = 0..<Int.max,
+    _ body: (Item) throws(ImageError) -> Void
   ) throws(ImageError) -> Message? {
     if isAtEnd { return nil }
     let length = try entryLength()
@@ -14,28 +17,48 @@ extension ImageReader {
     let end = offset + 4 + length
     var position = offset + 4
     while position < end {
-      guard let next = try self.field(at: position, before: end) else { return try malformed(type) }
+      guard let next = try self.field(at: position, before: end) else { throw try malformed(type) }
       if next.number == field, next.isMessage {
+        defer { position = next.content.upperBound }
+        guard places.contains(position) else { continue }
         let item: Item
-        do throws(ImageError) { item = try decode(next.content.lowerBound, next.content.count) } catch { return try malformed(type) }
+        do throws(ImageError) { item = try decode(next.content.lowerBound, next.content.count) } catch { throw try malformed(type) }
         try body(item)
       } else {
         others += try copy(position, next.content.upperBound - position)
+        position = next.content.upperBound
       }
-      position = next.content.upperBound
     }
     let message: Message
     do throws(ImageError) {
       message = try Message(decoding: others.span.bytes)
     } catch {
-      return try malformed(type)
+      throw try malformed(type)
     }
     passed(entry: end)
     return message
   }
 
+  /// The mappings of a process: `mm-N.img`. Only those that begin at some offsets in the file, with all else that there is.
+  public mutating func mappings(beginningAt places: Range<Int> = 0..<Int.max) throws(ImageError) -> MmEntry {
+    var vmas: [VmaEntry] = []
+    let bytes = size
+    let read = try next(MmEntry.self, passingOn: 14 /* vmas */, beginningAt: places) { (vma: VmaEntry) in
+      // Room for all that the file may have, 24 bytes each: to grow is to touch new memory. One that is mostly hole is not believed.
+      if vmas.isEmpty { vmas.reserveCapacity(min(bytes / 24, (4 << 20) / MemoryLayout<VmaEntry>.stride)) }
+      vmas.append(vma)
+    }
+    guard var entry = read else { throw ImageError(file: file.fileName, .missing(message: "\(MmEntry.self)")) }
+    entry.vmas = vmas
+    return entry
+  }
+
   /// The decoder says what is wrong with an entry, when it sees the whole of it.
-  private mutating func malformed<Message: ImageMessage>(_ type: Message.Type) throws(ImageError) -> Message? { try next(type) }
+  private mutating func malformed<Message: ImageMessage>(_ type: Message.Type) throws(ImageError) -> ImageError {
+    let number = entry
+    _ = try next(type)
+    return ImageError(file: file.fileName, entry: number, .malformed(message: "\(type)", detail: "its fields cannot be told apart"))
+  }
 
   private typealias Field = (number: UInt64, isMessage: Bool, content: Range<Int>)
 

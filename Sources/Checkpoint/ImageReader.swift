@@ -27,6 +27,20 @@ public struct ImageReader: ~Copyable {
     self.window = window
   }
 
+  /// Reads once more, and at the same time, what another reader has opened and found to be what is expected.
+  public init(_ file: ImageFile, openedAs descriptor: FileDescriptor) throws(ImageError) {
+    var window: FileWindow
+    do throws(Errno) {
+      window = FileWindow(try SystemCalls.duplicate(descriptor), size: try SystemCalls.size(descriptor))
+    } catch {
+      throw ImageError(file: file.fileName, .system(call: "duplicate the descriptor", error))
+    }
+    let offset = try Self.passMagic(of: file, &window)
+    self.file = file
+    self.offset = offset
+    self.window = window
+  }
+
   /// The descriptor of the file, to take raw bytes by splice(2) or the like, at the offsets that `skip`
   /// returns. It stays the reader's.
   public var fileDescriptor: FileDescriptor { window.descriptor.value }

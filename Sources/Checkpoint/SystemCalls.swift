@@ -55,6 +55,10 @@ enum SystemCalls {
     }
   }
 
+  static func duplicate(_ file: FileDescriptor) throws(Errno) -> OwnedDescriptor {
+    OwnedDescriptor(FileDescriptor(rawValue: try retrying { fcntl(file.rawValue, F_DUPFD_CLOEXEC, 0) }))
+  }
+
   static func fsync(_ file: FileDescriptor) throws(Errno) {
     _ = try retrying { Glibc.fsync(file.rawValue) }
   }

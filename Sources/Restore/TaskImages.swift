@@ -94,7 +94,7 @@ final class TaskImages {
 
   private func read(_ parts: RestoredTask.Parts, of task: RestoredTask) throws(Failure) -> RestoredTask.Forgotten {
     var found = RestoredTask.Forgotten()
-    if parts.contains(.memory) { found.memory = try restore.one(MmEntry.self, .mm(task.pid)) }
+    if parts.contains(.memory) { found.memory = try readMappings(of: task.pid) }
     if parts.contains(.pagemap) { found.pagemap = try readPagemap(of: task.pid).entries }
     if parts.contains(.descriptors) { found.descriptors = try restore.all(FdinfoEntry.self, .fdinfo(task.ids.filesId)) }
     if parts.contains(.thread) {
@@ -106,7 +106,7 @@ final class TaskImages {
 
   private typealias Pagemap = (pagesID: UInt32, entries: [PagemapEntry])
 
-  /// Bytes of the image of a task's mappings from which on the companion reads its page map meanwhile.
+  /// Bytes of the image of a task's mappings from which on the companion reads its page map meanwhile, and some of them.
   private static let long = 256 << 10
   /// From which on what it says takes more memory than the program's code.
   private static let veryLong = 2 << 20
@@ -116,16 +116,34 @@ final class TaskImages {
   ) throws(Failure) -> (MmEntry, Pagemap) {
     let bytes = try size(of: .mm(pid))
     guard let companion, bytes >= Self.long else {
-      return (try restore.one(MmEntry.self, .mm(pid)), try readPagemap(of: pid))
+      return (try readMappings(of: pid), try readPagemap(of: pid))
     }
     if bytes >= Self.veryLong { dropCode() }
     companion.hire()
-    var memory = MmEntry()
+    var image = try asFailure { () throws(ImageError) in try ImageReader(.mm(pid), in: restore.directory) }
+    let descriptor = image.fileDescriptor
+    // Half of all that is to be read for each.
+    let middle = Int((bytes + (try size(of: .pagemap(pid)))) / 2)
+    var (memory, others) = (MmEntry(), MmEntry())
     var pagemap: Pagemap = (0, [])
     try companion.share(
-      { () throws(Failure) in memory = try restore.one(MmEntry.self, .mm(pid)) },
-      { () throws(Failure) in pagemap = try self.readPagemap(of: pid) })
+      { () throws(Failure) in memory = try asFailure { () throws(ImageError) in try image.mappings(beginningAt: 0..<middle) } },
+      { () throws(Failure) in
+        pagemap = try self.readPagemap(of: pid)
+        others = try asFailure { () throws(ImageError) in
+          var image = try ImageReader(.mm(pid), openedAs: descriptor)
+          return try image.mappings(beginningAt: middle..<Int.max)
+        }
+      })
+    memory.vmas += others.vmas
     return (memory, pagemap)
+  }
+
+  private func readMappings(of pid: UInt32) throws(Failure) -> MmEntry {
+    try asFailure { () throws(ImageError) in
+      var image = try ImageReader(.mm(pid), in: restore.directory)
+      return try image.mappings()
+    }
   }
 
   private func readPagemap(of pid: UInt32) throws(Failure) -> Pagemap {

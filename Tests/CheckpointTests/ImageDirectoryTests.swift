@@ -55,6 +55,56 @@ struct ImageDirectoryTests {
     #expect(Set(SystemCalls.names(read.descriptor)) == [".", "..", "inventory.img"])
   }
 
+  @Test("Mappings are the same whether they are read at once, one by one, or by two readers")
+  func mappings() throws {
+    let temporary = try TemporaryDirectory()
+    let images = try temporary.images()
+    var written = MmEntry()
+    written.mmSavedAuxv = [1, 2, 3]
+    written.vmas = (0..<5000).map { i in
+      var vma = VmaEntry()
+      (vma.start, vma.end) = (UInt64(i) << 20, UInt64(i) << 20 + 4096)
+      if i % 7 == 0 { vma.anonName = Array("name \(i)".utf8) }
+      return vma
+    }
+    var buffer = ImageBuffer()
+    try images.write(written, to: .mm(1), using: &buffer)
+    #expect(try images.read(MmEntry.self, from: .mm(1)) == written)
+    var whole = try ImageReader(.mm(1), in: images)
+    #expect(try whole.mappings() == written)
+    #expect(whole.isAtEnd && whole.entry == 1)
+    // Also in the middle of a message, before the first and behind the last
+    for middle in [0, 8, 9, whole.size / 2, whole.size / 2 + 1, whole.size - 1, whole.size, 1 << 40] {
+      var first = try ImageReader(.mm(1), in: images)
+      var second = try ImageReader(.mm(1), openedAs: first.fileDescriptor)
+      let (low, high) = (try first.mappings(beginningAt: 0..<middle), try second.mappings(beginningAt: middle..<Int.max))
+      #expect(low.vmas + high.vmas == written.vmas)
+      #expect(low.mmSavedAuxv == written.mmSavedAuxv && high.mmSavedAuxv == written.mmSavedAuxv)
+    }
+  }
+
+  @Test("What is wrong with one of many mappings is told")
+  func damagedMappings() throws {
+    let temporary = try TemporaryDirectory()
+    let images = try temporary.images()
+    var written = MmEntry()
+    written.vmas = (0..<100).map { _ in VmaEntry() }
+    var buffer = ImageBuffer()
+    try images.write(written, to: .mm(1), using: &buffer)
+    let path = temporary.path + "/mm-1.img"
+    var bytes = Array(try Data(contentsOf: URL(fileURLWithPath: path)))
+    // The first mapping's first field, a varint, becomes one of a group.
+    let first = try #require(bytes.indices.first { bytes[$0] == 14 << 3 | 2 && $0 > 20 })
+    bytes[first + 2] = bytes[first + 2] & ~7 | 3
+    try Data(bytes).write(to: URL(fileURLWithPath: path))
+    #expect(throws: ImageError.self) { try images.read(MmEntry.self, from: .mm(1)) }
+    let error = #expect(throws: ImageError.self) {
+      var reader = try ImageReader(.mm(1), in: images)
+      _ = try reader.mappings()
+    }
+    #expect("\(String(describing: error))".contains("mm-1.img"))
+  }
+
   @Test("Files are compared with their checksums, small ones, large ones, and those that others wrote")
   func checksums() throws {
     let temporary = try TemporaryDirectory()
