@@ -223,7 +223,7 @@ public struct AddressSpace: TaskState {
     if task.filling == nil { clear(task, kept, sparing: spared, &sequence) }
     let pages = task.recordedPages()
     // What it has of its donor's pages already needs no writing.
-    let unshared = task.donor.map { donor in pages.filter { $0.sharedWith != donor.pid } } ?? pages
+    let unshared = task.donor.map { pages.without(sharedWith: $0.pid) } ?? pages
     var (index, unsharedIndex) = (0, 0)
     var opened: [VmaEntry] = []
     for vma in task.memory.vmas where !vma.isKernelMade && !vma.kinds.contains(.guardPages) {
@@ -260,7 +260,7 @@ public struct AddressSpace: TaskState {
     guard let filling = task.filling else { return }
     clear(task, filling.kept, sparing: spared, &sequence)
     if hasChildren { try restoreFields(task, restore, &sequence) }
-    filling.reserve(&sequence)
+    filling.reserve(task, &sequence)
   }
 
   private static func clear(

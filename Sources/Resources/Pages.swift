@@ -350,10 +350,10 @@ public struct ProgramSequence {
   public let slot: Slot
   public private(set) var programs: [SyscallProgram]
   private var fetched: [Int32: (program: Int, call: SyscallProgram.Call)] = [:]
-  /// Told of the programs and how many of them are complete, whenever that may be of use.
+  /// Told of the programs and how many of them are complete, whenever that may be of use. Whether all of these have run.
   private var whenComplete: WhenComplete?
 
-  public typealias WhenComplete = (_ programs: [SyscallProgram], _ complete: Int) -> Void
+  public typealias WhenComplete = (_ programs: [SyscallProgram], _ complete: Int) -> Bool
 
   public init(_ slot: Slot, whenComplete: WhenComplete? = nil) {
     self.slot = slot
@@ -375,14 +375,19 @@ public struct ProgramSequence {
 
   /// Begins a new program unless so much fits into the current one; results of calls before are then out of reach.
   public mutating func makeRoom(calls: Int, bytes: Int = 0) {
-    if !current.hasRoom(calls: calls, bytes: bytes), !current.isEmpty {
-      whenComplete?(programs, programs.count)
-      programs.append(SyscallProgram(for: slot))
-    }
+    if !current.hasRoom(calls: calls, bytes: bytes), !current.isEmpty { complete() }
   }
 
-  /// An occasion to run what is complete.
-  func advance() { whenComplete?(programs, programs.count - 1) }
+  /// Begins a new program: the current one can run.
+  private mutating func complete() {
+    _ = whenComplete?(programs, programs.count)
+    programs.append(SyscallProgram(for: slot))
+  }
+
+  /// An occasion to run what there is, complete or not, if the task has nothing to do.
+  mutating func keepBusy() {
+    if whenComplete?(programs, programs.count - 1) == true, !current.isEmpty { complete() }
+  }
 
   public var number: Int { programs.count }
 

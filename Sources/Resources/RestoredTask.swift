@@ -97,11 +97,9 @@ public final class RestoredTask {
   public var description: String { "task \(pid) (\(core.task.comm.text))" }
 
   /// The ranges whose bytes are in the pages image, in its order; with each the relative that shares it copy-on-write.
-  public func recordedPages() -> [RecordedPages] {
-    pagemap.filter(\.isRecorded).map { ($0.vaddr..<($0.vaddr + $0.pageCount * 4096), $0.cowWithPid) }
+  public func recordedPages() -> RecordedPages {
+    RecordedPages(pagemap.allSatisfy(\.isRecorded) ? pagemap : pagemap.filter(\.isRecorded))
   }
-
-  public typealias RecordedPages = (range: Range<UInt64>, sharedWith: UInt32?)
 
   /// The task whose memory the stub was born with; `nil` if there was none in its parent yet.
   public var donor: RestoredTask?
@@ -213,6 +211,24 @@ public struct PageSums: Sendable {
 
   /// Whether some are shared with a relative.
   public func areShared(with pid: UInt32) -> Bool { hasSeveral || relative == pid }
+}
+
+/// Ranges of pages, as entries of a page map have them.
+public struct RecordedPages: RandomAccessCollection {
+  private let entries: [PagemapEntry]
+
+  init(_ entries: [PagemapEntry]) { self.entries = entries }
+
+  public var startIndex: Int { 0 }
+  public var endIndex: Int { entries.count }
+
+  public subscript(index: Int) -> (range: Range<UInt64>, sharedWith: UInt32?) {
+    let entry = entries[index]
+    return (entry.vaddr..<(entry.vaddr + entry.pageCount * 4096), entry.cowWithPid)
+  }
+
+  /// Without those that a relative has.
+  func without(sharedWith relative: UInt32) -> RecordedPages { RecordedPages(entries.filter { $0.cowWithPid != relative }) }
 }
 
 extension PagemapEntry {

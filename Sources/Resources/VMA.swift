@@ -36,7 +36,7 @@ extension VmaEntry {
   var length: UInt64 { end - start }
 
   /// Whether the image has pages of its own for it. `index` goes along with ascending mappings.
-  func hasSome(of pages: [RestoredTask.RecordedPages], _ index: inout Int) -> Bool {
+  func hasSome(of pages: RecordedPages, _ index: inout Int) -> Bool {
     while index < pages.count, pages[index].range.upperBound <= start { index += 1 }
     return isPrivate && index < pages.count && pages[index].range.lowerBound < end
   }

@@ -169,11 +169,12 @@ final class Construction {
     begun[slot.address] = 0
     return ProgramSequence(slot) { [unowned self] programs, complete in
       let started = begun[slot.address] ?? 0
-      if started == complete { return }
       // One that failed is the last; what comes of it is found out when all wait for it.
-      if started > 0 { guard slot.isParked, slot.stop(of: programs[started - 1]) == nil else { return } }
+      if started > 0 { guard slot.isParked, slot.stop(of: programs[started - 1]) == nil else { return false } }
+      if started == complete { return true }
       start(programs[started], in: slot)
       begun[slot.address] = started + 1
+      return false
     }
   }
 

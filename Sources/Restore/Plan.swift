@@ -38,6 +38,8 @@ public struct Plan {
   let helperSlot: [Int]
 
   private static let leaderSlotSize = 16 * pageSize
+  /// Who has many mappings has longer programs: between two of them the task waits for the tracer.
+  private static let mostCallsMore = 1500
   private static let smallSlotSize = 2 * pageSize
   private static let detourSize = 16 * UInt64(pageSize)
 
@@ -77,7 +79,10 @@ public struct Plan {
     }
     // Who lives on comes first: the others learn from them that the tracer is gone (ExecutorArea), not the other way round.
     var leaders = [Int](repeating: 0, count: tasks.count)
-    for (i, task) in tasks.enumerated() where !task.isZombie { leaders[i] = slot(Self.leaderSlotSize) }
+    for (i, task) in tasks.enumerated() where !task.isZombie {
+      let calls = rests ? 0 : min(task.memory.vmas.count / 8, Self.mostCallsMore)
+      leaders[i] = slot(Self.leaderSlotSize + Slot.bytes(calls: calls))
+    }
     threadSlots = threadCores.map { cores in cores.map { _ in slot(Self.smallSlotSize) } }
     for (i, task) in tasks.enumerated() where task.isZombie { leaders[i] = slot(Self.smallSlotSize) }
     leaderSlot = leaders

@@ -17,7 +17,7 @@ public struct Slot: @unchecked Sendable {
   private static let recordSize = MemoryLayout<syscall_record>.size
 
   /// How much larger a slot must be for so many calls more, in bytes of whole pages.
-  static func bytes(calls: Int) -> Int { Int(pageAlignUp(UInt64(3 * calls * recordSize))) }
+  public static func bytes(calls: Int) -> Int { Int(pageAlignUp(UInt64(3 * calls * recordSize))) }
 
   /// A third of the room is for calls, the rest for their data.
   var recordCapacity: Int { (size - Self.recordsOffset) / 3 / Self.recordSize }
