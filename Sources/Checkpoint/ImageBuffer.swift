@@ -66,6 +66,26 @@ public struct ImageBuffer: ~Copyable {
     arena.reset()
   }
 
+  /// Appends one message of a repeated field (protobuf.dev, "Encoding").
+  mutating func append<Message: CMessage>(_ message: Message, inField number: UInt64) {
+    // Sound: as above.
+    let c = UnsafeRawPointer(arena.lower(message)).assumingMemoryBound(to: ProtobufCMessage.self)
+    let size = protobuf_c_message_get_packed_size(c)
+    append(varint: number << 3 | 2)
+    append(varint: UInt64(size))
+    protobuf_c_message_pack(c, room(for: size).bindMemory(to: UInt8.self).baseAddress)
+    arena.reset()
+  }
+
+  private mutating func append(varint number: UInt64) {
+    var rest = number
+    while rest > 0x7f {
+      room(for: 1)[0] = UInt8(rest & 0x7f) | 0x80
+      rest >>= 7
+    }
+    room(for: 1)[0] = UInt8(rest)
+  }
+
   /// Lengthens the bytes and returns the place of the new ones, valid until the next call.
   private mutating func room(for more: Int) -> UnsafeMutableRawBufferPointer {
     if count + more > memory.count { grow(to: count + more) }

@@ -125,6 +125,20 @@ extension ImageDirectory {
     try note(file, Checksum(of: buffer.unsafeBytes))
   }
 
+  /// Writes `mm-N.img`. The mappings are encoded one by one, since they may be very many, and come last: the order of fields means nothing
+  /// (protobuf.dev, "Encoding").
+  public func write(mappings memory: MmEntry, to file: ImageFile, using buffer: inout ImageBuffer) throws(ImageError) {
+    var others = memory
+    others.vmas = []
+    buffer.start(file)
+    buffer.appendEntry { buffer in
+      others.encode(into: &buffer)
+      for vma in memory.vmas { buffer.append(vma, inField: MmEntry.vmasField) }
+    }
+    try writeWhole(buffer, to: file.fileName)
+    try note(file, Checksum(of: buffer.unsafeBytes))
+  }
+
   /// Writes an image of several entries, without anything between them, in one system call.
   public func write(_ messages: [some ImageMessage], to file: ImageFile, using buffer: inout ImageBuffer)
     throws(ImageError)

@@ -43,7 +43,7 @@ extension ImageReader {
   public mutating func mappings(beginningAt places: Range<Int> = 0..<Int.max) throws(ImageError) -> MmEntry {
     var vmas: [VmaEntry] = []
     let bytes = size
-    let read = try next(MmEntry.self, passingOn: 14 /* vmas */, beginningAt: places) { (vma: VmaEntry) in
+    let read = try next(MmEntry.self, passingOn: MmEntry.vmasField, beginningAt: places) { (vma: VmaEntry) in
       // Room for all that the file may have, 24 bytes each: to grow is to touch new memory. One that is mostly hole is not believed.
       if vmas.isEmpty { vmas.reserveCapacity(min(bytes / 24, (4 << 20) / MemoryLayout<VmaEntry>.stride)) }
       vmas.append(vma)
@@ -93,4 +93,9 @@ extension ImageReader {
     }
     return nil
   }
+}
+
+extension MmEntry {
+  /// `vmas` (images/mm.proto).
+  static var vmasField: UInt64 { 14 }
 }

@@ -98,7 +98,7 @@ final class ImageSet {
   private func write(_ memory: MemoryScan.Found, _ buffer: inout ImageBuffer) throws(ImageError) {
     let task = memory.task
     let pid = UInt32(task.imagePID)
-    try dump.directory.write(task.wholeMemory, to: .mm(pid), using: &buffer)
+    try dump.directory.write(mappings: task.wholeMemory, to: .mm(pid), using: &buffer)
     try dump.directory.write(.pagemap(pid), using: &buffer) { (image) throws(ImageError) in
       var head = PagemapHead()
       head.pagesId = memory.id

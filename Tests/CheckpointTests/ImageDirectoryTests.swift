@@ -68,8 +68,12 @@ struct ImageDirectoryTests {
       return vma
     }
     var buffer = ImageBuffer()
-    try images.write(written, to: .mm(1), using: &buffer)
+    written.thpDisabled = true
+    try images.write(mappings: written, to: .mm(1), using: &buffer)
     #expect(try images.read(MmEntry.self, from: .mm(1)) == written)
+    try images.write(written, to: .mm(2), using: &buffer)
+    var other = try ImageReader(.mm(2), in: images)
+    #expect(try other.mappings() == written)
     var whole = try ImageReader(.mm(1), in: images)
     #expect(try whole.mappings() == written)
     #expect(whole.isAtEnd && whole.entry == 1)
