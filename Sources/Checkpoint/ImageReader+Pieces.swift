@@ -41,6 +41,12 @@ extension ImageReader {
 
   /// The mappings of a process: `mm-N.img`. Only those that begin at some offsets in the file, with all else that there is.
   public mutating func mappings(beginningAt places: Range<Int> = 0..<Int.max) throws(ImageError) -> MmEntry {
+    let missing = ImageError(file: file.fileName, .missing(message: "\(MmEntry.self)"))
+    if size <= FileWindow.usualBytes, places.lowerBound == 0, places.upperBound >= size {
+      // Few take as much memory as they need.
+      guard let entry = try next(MmEntry.self) else { throw missing }
+      return entry
+    }
     var vmas: [VmaEntry] = []
     let bytes = size
     let read = try next(MmEntry.self, passingOn: MmEntry.vmasField, beginningAt: places) { (vma: VmaEntry) in
@@ -48,7 +54,7 @@ extension ImageReader {
       if vmas.isEmpty { vmas.reserveCapacity(min(bytes / 24, (4 << 20) / MemoryLayout<VmaEntry>.stride)) }
       vmas.append(vma)
     }
-    guard var entry = read else { throw ImageError(file: file.fileName, .missing(message: "\(MmEntry.self)")) }
+    guard var entry = read else { throw missing }
     entry.vmas = vmas
     return entry
   }

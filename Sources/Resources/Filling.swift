@@ -7,8 +7,8 @@ import Tracee
 
 /// The anonymous memory of a large task, filled by both threads of the tracer at the same time, straight from the image's pages
 /// (man 2 UFFDIO_COPY): no page is cleared first, and none is faulted in. Runs of small neighbours among the mappings are
-/// reserved as one and cut up by mprotect(2) when they are full. What is never accessible counts for no more of what the kernel has
-/// promised (Documentation/mm/overcommit-accounting.rst) than what is.
+/// reserved as one and cut up by mprotect(2) when they are full. What is never accessible may count for as much as what is of what the kernel
+/// has promised (Documentation/mm/overcommit-accounting.rst), where that has no limit.
 ///
 /// Where that is much work for the task itself, one thread fills, and the task cuts behind it. A few cuts are made before, since each
 /// has the kernel wait for who fills another part of the same mapping (mm/mmap_lock.c: __vma_start_write).
@@ -32,7 +32,7 @@ public final class Filling {
   private let hasManyCuts: Bool
   /// Where the cuts end that are made first, ascending.
   private var ends: [UInt64] = []
-  /// Below that all is cut.
+  /// Below that nothing is registered any more, and the cuts are appended.
   private var opened: UInt64 = 0
   /// The first of the task's mappings that is not known to have what it was reserved with, or to be cut.
   private var nextCut = 0
@@ -108,10 +108,12 @@ public final class Filling {
       append(vma, hasPages)
     }
 
-    /// What they are reserved with: what there is less of is changed.
-    var protection: UInt32 { if let access, closed.bytes <= open.bytes { access } else { 0 } }
+    /// What they are reserved with: what there is less of is changed. What has been promised for closed ones counts until they go.
+    var protection: UInt32 {
+      if let access, closed.bytes == 0 || closed.bytes <= open.bytes && !Filling.countsPromises { access } else { 0 }
+    }
 
-    /// How many mappings have to be changed, about.
+    /// How many mappings have to be changed.
     var cuts: Int { protection == 0 ? open.count : closed.count }
 
     func takes(_ vma: VmaEntry) -> Bool {
@@ -134,6 +136,14 @@ public final class Filling {
       isLarge = isLarge || vma.length >= Self.large
     }
   }
+
+  /// Whether there is a limit to what the kernel promises (vm.overcommit_memory: 2, man 5 proc_sys_vm).
+  private static let countsPromises: Bool = {
+    let buffer = ReadBuffer()
+    guard let file = try? Descriptor.open("/proc/sys/vm/overcommit_memory", O_RDONLY), let text = try? buffer.readAll(file.rawValue)
+    else { return true }
+    return withExtendedLifetime(buffer) { text.first == UInt8(ascii: "2") }
+  }()
 
   /// Whether the mapping at an address is full.
   func contains(_ address: UInt64) -> Bool { isDone && protection(at: address) != nil }
@@ -179,10 +189,27 @@ public final class Filling {
 
   /// Appends the cuts that are made first.
   private func cutSome(_ task: RestoredTask, _ sequence: inout ProgramSequence) {
-    for vma in task.memory.vmas where isCut(vma) && vma.start >= (ends.last ?? 0) + Self.distance {
+    var borders: [UInt64] = []
+    for vma in task.memory.vmas where vma.start >= (ends.last ?? 0) + Self.distance && isCut(vma) {
       cut(vma, &sequence)
       ends.append(vma.end)
+      borders += [vma.start, vma.end]
     }
+    // What is copied at once must lie in one mapping (man 2 UFFDIO_COPY, ENOENT); an entry of a page map may lie in several.
+    var next = 0
+    var split: [Pages.Placed] = []
+    split.reserveCapacity(parts.count + borders.count)
+    for part in parts {
+      var start = part.range.lowerBound
+      while next < borders.count, borders[next] <= start { next += 1 }
+      while start < part.range.upperBound {
+        let end = next < borders.count ? min(borders[next], part.range.upperBound) : part.range.upperBound
+        split.append((start..<end, part.offset + (start - part.range.lowerBound)))
+        start = end
+        if next < borders.count, borders[next] == end { next += 1 }
+      }
+    }
+    parts = split
   }
 
   /// Bytes of memory between these cuts.
@@ -243,7 +270,7 @@ public final class Filling {
       __NR_mprotect, Argument(vma.start), Argument(vma.length), Argument(vma.prot), for: "protecting", vma.start)
   }
 
-  /// What is full becomes the mappings that are to be, up to an address where none is.
+  /// What is full becomes the mappings that are to be, up to the end of one of them.
   private func open(_ task: RestoredTask, below end: UInt64, _ faults: Int32, _ sequence: inout ProgramSequence) throws(Failure) {
     let range = opened..<end
     opened = end

@@ -197,8 +197,8 @@ final class Construction {
       while next < end, programs < Self.mostPrograms {
         let work = try compose(items[next])
         next += 1
-        programs += work.sequence.number
         let started = begun.removeValue(forKey: work.sequence.slot.address) ?? 0
+        programs += work.sequence.number - started
         if started == 0 {
           let program = work.sequence.programs[0]
           if program.isEmpty { continue }

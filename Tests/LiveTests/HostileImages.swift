@@ -56,6 +56,35 @@ extension Live {
       }
     }
 
+    /// Pages that lie next to each other in memory and in the image are one entry for other writers, whatever mappings they are of.
+    @Test func pagesOfSeveralMappingsInOneEntry() throws {
+      try LiveProgram(name: "mem_patchwork").run { job in
+        try job.dump()
+        let folder = try ImageDirectory(opening: FilePath(job.images))
+        let file = ImageFile.pagemap(try number("pagemap-", in: job.images))
+        var reader = try ImageReader(file, in: folder)
+        let head = try #require(try reader.next(PagemapHead.self))
+        let entries = try reader.rest(PagemapEntry.self)
+        var merged: [PagemapEntry] = []
+        for entry in entries {
+          let pages = entry.nrPages ?? UInt64(entry.compatNrPages)
+          if let last = merged.last, let before = last.nrPages, last.vaddr + before * 4096 == entry.vaddr, last.flags == entry.flags {
+            merged[merged.count - 1].nrPages = before + pages
+            merged[merged.count - 1].compatNrPages = UInt32(before + pages)
+          } else {
+            merged.append(entry)
+          }
+        }
+        #expect(merged.count < entries.count - 500)
+        var writer = try ImageWriter(file, in: folder)
+        try writer.append(head)
+        for entry in merged { try writer.append(entry) }
+        _ = try writer.finish()
+        let restored = try job.tryRestore(["--no-verify"])
+        try #require(restored.code == 0, "\(restored.errors)")
+      }
+    }
+
     /// A descriptor that says that it is of a regular file, whose description is of another kind, with the part of a file beside its own:
     /// what it is of says the description, and what belongs to another kind is nothing to it.
     @Test func descriptorOfAnotherKindThanItsDescription() throws {
