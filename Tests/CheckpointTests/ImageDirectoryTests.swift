@@ -92,7 +92,7 @@ struct ImageDirectoryTests {
     let temporary = try TemporaryDirectory()
     let images = try temporary.images()
     var written = MmEntry()
-    written.vmas = (0..<100).map { _ in VmaEntry() }
+    written.vmas = (0..<5000).map { _ in VmaEntry() }
     var buffer = ImageBuffer()
     try images.write(written, to: .mm(1), using: &buffer)
     let path = temporary.path + "/mm-1.img"
