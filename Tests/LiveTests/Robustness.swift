@@ -222,7 +222,9 @@ extension Live {
       defer { Files.remove(copy) }
       for file in Files.names(images) { try Files.write(Files.bytes("\(images)/\(file)") ?? [], to: "\(copy)/\(file)") }
       // The numbers are the samples': a thread of somebody else, even of these tests, may have one of them just now.
-      if pids.contains(where: { Files.exists("/proc/\($0)/stat") }) { return }
+      func areTaken() -> Bool { pids.contains { Files.exists("/proc/\($0)/stat") } }
+      for _ in 0..<100 where areTaken() { usleep(100_000) }
+      if areTaken() { return }
       let outcome = try Tool.run(["restore", "-D", copy, "-d"])
       // Whose they are otherwise is not known.
       try #require(outcome.code == 0, "\(outcome.errors)")
